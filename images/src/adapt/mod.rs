@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Sources that wrap sources. One idea a file; to add one, write a struct that holds a
+//! [`BlockSource`](crate::BlockSource) and implements it, with its tests below it.
+
+mod mapped;
+mod window;
+
+pub use mapped::{Mapped, Segment};
+pub use window::Window;

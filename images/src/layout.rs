@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A machine's disks taken apart: table, partitions, volumes, filesystems, and from them every byte's state.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::filesystem::FilesystemFacts;
+use crate::partition::PartitionTable;
+use crate::{BlockSource, ExtentMap, Monitor, Result};
+
+/// What to do where swap or a filesystem holds a suspended system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Hibernated {
+    /// Refuse, and say so.
+    #[default]
+    Refuse,
+    /// Swap and the filesystems of the suspended system are all data.
+    Keep,
+    /// The suspended state is given up: the swap's content is not kept.
+    Discard,
+}
+
+/// What the user may choose.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Keep every byte, used or not.
+    pub all: bool,
+    /// Hibernation images.
+    pub hibernated: Hibernated,
+}
+
+/// Where a region lies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// Bytes of one disk; `partition` is its number, absent for a whole disk or a gap.
+    #[allow(missing_docs)]
+    Disk { offset: u64, len: u64, partition: Option<u32> },
+    /// An LVM logical volume.
+    #[allow(missing_docs)]
+    LogicalVolume { vg: String, lv: String, len: u64 },
+    /// The content of an md RAID1 member, from its data offset.
+    #[allow(missing_docs)]
+    Md { uuid: String, name: Option<String>, offset: u64, len: u64 },
+}
+
+/// What a region holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Content {
+    /// A filesystem or swap.
+    Filesystem(FilesystemFacts),
+    /// An LVM2 physical volume; its logical volumes are listed as children on the disk where the group's first PV lies.
+    #[allow(missing_docs)]
+    PhysicalVolume { pv_uuid: String, vg: Option<String>, vg_uuid: Option<String> },
+    /// A member of an md array.
+    #[allow(missing_docs)]
+    MdMember { array_uuid: String, name: Option<String>, level: i32, metadata: String },
+    /// LUKS: all data.
+    #[allow(missing_docs)]
+    Luks { version: u16, uuid: Option<String> },
+    /// MBR, gap to the first partition, BIOS boot partition.
+    BootArea,
+    /// An extended partition.
+    Extended,
+    /// Nothing that is known; all data.
+    Unknown,
+}
+
+/// How a region's bytes are treated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Kept {
+    /// The used bytes only.
+    Used,
+    /// Every byte; the text says why.
+    Everything(String),
+    /// No bytes of its own.
+    Nothing,
+}
+
+/// One node of the tree of what is where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Region {
+    /// Where.
+    pub place: Place,
+    /// What.
+    pub content: Content,
+    /// How much of it is data, in bytes.
+    pub used_bytes: u64,
+    /// How its bytes are treated.
+    pub kept: Kept,
+    /// What lies inside.
+    pub children: Vec<Region>,
+}
+
+/// One disk taken apart.
+#[derive(Debug, Clone)]
+pub struct DiskLayout {
+    /// Its table.
+    pub table: PartitionTable,
+    /// What it holds.
+    pub regions: Vec<Region>,
+    /// Every byte's state.
+    pub extents: ExtentMap,
+    /// What the administrator should know.
+    pub warnings: Vec<String>,
+}
+
+/// Takes apart the disks of one machine together: a volume group may span them. The answer has one element a disk.
+pub fn analyze(
+    disks: &[&dyn BlockSource],
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<Vec<DiskLayout>> {
+    let _ = (options, monitor);
+    disks
+        .iter()
+        .map(|disk| {
+            Ok(DiskLayout {
+                table: crate::partition::read(disk)?,
+                regions: Vec::new(),
+                extents: ExtentMap::uniform(disk.size(), crate::State::Data),
+                warnings: Vec::new(),
+            })
+        })
+        .collect()
+}

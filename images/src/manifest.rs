@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The file beside an image that says what it is: written last, so that its presence means complete.

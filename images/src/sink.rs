@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A disk that is written once and finished.
+
+use crate::Result;
+
+/// What a finished sink holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Finished {
+    /// Bytes that the result occupies (the file's length; for a device the bytes written).
+    pub stored_bytes: u64,
+}
+
+/// Receives a disk's content from several threads, in any order, each address at most once, and is finished.
+///
+/// The copy promises: calls never overlap, and every call's range begins and ends on a multiple of
+/// [`granule`](Self::granule) (or ends at the disk's end). Ranges for which no call comes are holes.
+#[must_use = "a sink that is not finished leaves a partial result"]
+pub trait BlockSink: Send + Sync {
+    /// Unit of writing in bytes, a power of two: a qcow2's cluster, a device's logical sector.
+    fn granule(&self) -> u64;
+
+    /// Writes data. May encode (compress) in the caller's thread.
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()>;
+
+    /// Makes a range read as zeros, whatever was there before.
+    fn write_zeros(&self, offset: u64, len: u64) -> Result<()>;
+
+    /// Bytes that have reached the target so far, after encoding; for progress.
+    fn written_bytes(&self) -> u64;
+
+    /// Everything has come: completes metadata and flushes to stable storage. Without it the result is partial.
+    fn finish(self: Box<Self>) -> Result<Finished>;
+}
