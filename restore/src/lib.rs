@@ -1,2 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! restore
+//! A disk image, put back onto a disk: planned, shown, written, verified, and only then given its table.
+
+pub mod grow;
+mod sys;
+pub mod target;
