@@ -4,3 +4,4 @@
 pub mod grow;
 mod sys;
 pub mod target;
+pub mod view;
