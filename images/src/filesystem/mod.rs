@@ -7,6 +7,9 @@
 //! An error of kind `Malformed` or `Unsupported` from `used` means "not to be trusted": the caller
 //! keeps the whole partition as data and says why.
 
+mod ext;
+pub mod swap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -108,7 +111,9 @@ type Probe = fn(&dyn BlockSource) -> Result<Option<FilesystemFacts>>;
 
 /// Most telling magic first. A probe answers `Ok(None)` for "not mine", and an error only where reading failed or
 /// the magic is right and the rest is not.
-const PROBES: &[Probe] = &[];
+///
+/// ext comes before swap: mkswap clears the place of ext's magic, but mke2fs leaves an old swap signature in block 0.
+const PROBES: &[Probe] = &[ext::probe, swap::probe];
 
 /// What filesystem begins at byte 0 of `source`, if any that is known.
 pub fn probe(source: &dyn BlockSource) -> Result<Option<FilesystemFacts>> {
@@ -122,6 +127,11 @@ pub fn probe(source: &dyn BlockSource) -> Result<Option<FilesystemFacts>> {
 
 /// Which bytes of `source` the filesystem `facts` (from [`probe`]) uses.
 pub fn used(source: &dyn BlockSource, facts: &FilesystemFacts) -> Result<Used> {
-    let _ = facts;
-    Ok(Used::everything(source.size(), "no reader knows this filesystem"))
+    match facts.kind {
+        FilesystemKind::Ext2 | FilesystemKind::Ext3 | FilesystemKind::Ext4 | FilesystemKind::Jbd => {
+            ext::used(source)
+        }
+        FilesystemKind::Swap => swap::used(source),
+        _ => Ok(Used::everything(source.size(), "no reader knows this filesystem")),
+    }
 }
