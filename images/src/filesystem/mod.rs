@@ -7,6 +7,11 @@
 //! An error of kind `Malformed` or `Unsupported` from `used` means "not to be trusted": the caller
 //! keeps the whole partition as data and says why.
 
+mod bit_runs;
+mod exfat;
+mod fat;
+mod ntfs;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -108,7 +113,12 @@ type Probe = fn(&dyn BlockSource) -> Result<Option<FilesystemFacts>>;
 
 /// Most telling magic first. A probe answers `Ok(None)` for "not mine", and an error only where reading failed or
 /// the magic is right and the rest is not.
-const PROBES: &[Probe] = &[];
+const PROBES: &[Probe] = &[
+    exfat::probe,
+    ntfs::probe,
+    // Last: FAT has no magic to speak of.
+    fat::probe,
+];
 
 /// What filesystem begins at byte 0 of `source`, if any that is known.
 pub fn probe(source: &dyn BlockSource) -> Result<Option<FilesystemFacts>> {
@@ -122,6 +132,10 @@ pub fn probe(source: &dyn BlockSource) -> Result<Option<FilesystemFacts>> {
 
 /// Which bytes of `source` the filesystem `facts` (from [`probe`]) uses.
 pub fn used(source: &dyn BlockSource, facts: &FilesystemFacts) -> Result<Used> {
-    let _ = facts;
-    Ok(Used::everything(source.size(), "no reader knows this filesystem"))
+    match facts.kind {
+        FilesystemKind::Ntfs => ntfs::used(source, facts),
+        FilesystemKind::Fat12 | FilesystemKind::Fat16 | FilesystemKind::Fat32 => fat::used(source, facts),
+        FilesystemKind::Exfat => exfat::used(source, facts),
+        _ => Ok(Used::everything(source.size(), "no reader knows this filesystem")),
+    }
 }
