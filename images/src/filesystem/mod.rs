@@ -7,7 +7,11 @@
 //! An error of kind `Malformed` or `Unsupported` from `used` means "not to be trusted": the caller
 //! keeps the whole partition as data and says why.
 
+mod bit_runs;
+mod exfat;
 mod ext;
+mod fat;
+mod ntfs;
 pub mod swap;
 
 use schemars::JsonSchema;
@@ -113,7 +117,8 @@ type Probe = fn(&dyn BlockSource) -> Result<Option<FilesystemFacts>>;
 /// the magic is right and the rest is not.
 ///
 /// ext comes before swap: mkswap clears the place of ext's magic, but mke2fs leaves an old swap signature in block 0.
-const PROBES: &[Probe] = &[ext::probe, swap::probe];
+/// FAT is last: it has no magic to speak of.
+const PROBES: &[Probe] = &[exfat::probe, ntfs::probe, ext::probe, swap::probe, fat::probe];
 
 /// What filesystem begins at byte 0 of `source`, if any that is known.
 pub fn probe(source: &dyn BlockSource) -> Result<Option<FilesystemFacts>> {
@@ -132,6 +137,9 @@ pub fn used(source: &dyn BlockSource, facts: &FilesystemFacts) -> Result<Used> {
             ext::used(source)
         }
         FilesystemKind::Swap => swap::used(source),
+        FilesystemKind::Ntfs => ntfs::used(source, facts),
+        FilesystemKind::Fat12 | FilesystemKind::Fat16 | FilesystemKind::Fat32 => fat::used(source, facts),
+        FilesystemKind::Exfat => exfat::used(source, facts),
         _ => Ok(Used::everything(source.size(), "no reader knows this filesystem")),
     }
 }
