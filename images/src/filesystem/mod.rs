@@ -7,6 +7,11 @@
 //! An error of kind `Malformed` or `Unsupported` from `used` means "not to be trusted": the caller
 //! keeps the whole partition as data and says why.
 
+pub mod xfs;
+
+#[cfg(test)]
+mod loops;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -108,7 +113,7 @@ type Probe = fn(&dyn BlockSource) -> Result<Option<FilesystemFacts>>;
 
 /// Most telling magic first. A probe answers `Ok(None)` for "not mine", and an error only where reading failed or
 /// the magic is right and the rest is not.
-const PROBES: &[Probe] = &[];
+const PROBES: &[Probe] = &[xfs::probe];
 
 /// What filesystem begins at byte 0 of `source`, if any that is known.
 pub fn probe(source: &dyn BlockSource) -> Result<Option<FilesystemFacts>> {
@@ -122,6 +127,8 @@ pub fn probe(source: &dyn BlockSource) -> Result<Option<FilesystemFacts>> {
 
 /// Which bytes of `source` the filesystem `facts` (from [`probe`]) uses.
 pub fn used(source: &dyn BlockSource, facts: &FilesystemFacts) -> Result<Used> {
-    let _ = facts;
-    Ok(Used::everything(source.size(), "no reader knows this filesystem"))
+    match facts.kind {
+        FilesystemKind::Xfs => xfs::used(source),
+        _ => Ok(Used::everything(source.size(), "no reader knows this filesystem")),
+    }
 }
