@@ -7,12 +7,16 @@
 //! An error of kind `Malformed` or `Unsupported` from `used` means "not to be trusted": the caller
 //! keeps the whole partition as data and says why.
 
+
+#[cfg(test)]
 mod bit_runs;
 mod exfat;
 mod ext;
 mod fat;
+mod loops;
 mod ntfs;
 pub mod swap;
+pub mod xfs;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -118,7 +122,7 @@ type Probe = fn(&dyn BlockSource) -> Result<Option<FilesystemFacts>>;
 ///
 /// ext comes before swap: mkswap clears the place of ext's magic, but mke2fs leaves an old swap signature in block 0.
 /// FAT is last: it has no magic to speak of.
-const PROBES: &[Probe] = &[exfat::probe, ntfs::probe, ext::probe, swap::probe, fat::probe];
+const PROBES: &[Probe] = &[xfs::probe, exfat::probe, ntfs::probe, ext::probe, swap::probe, fat::probe];
 
 /// What filesystem begins at byte 0 of `source`, if any that is known.
 pub fn probe(source: &dyn BlockSource) -> Result<Option<FilesystemFacts>> {
@@ -140,6 +144,7 @@ pub fn used(source: &dyn BlockSource, facts: &FilesystemFacts) -> Result<Used> {
         FilesystemKind::Ntfs => ntfs::used(source, facts),
         FilesystemKind::Fat12 | FilesystemKind::Fat16 | FilesystemKind::Fat32 => fat::used(source, facts),
         FilesystemKind::Exfat => exfat::used(source, facts),
+        FilesystemKind::Xfs => xfs::used(source),
         _ => Ok(Used::everything(source.size(), "no reader knows this filesystem")),
     }
 }
