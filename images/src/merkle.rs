@@ -103,6 +103,11 @@ impl Leaves {
         }
     }
 
+    /// An empty list, to be filled with runs in order.
+    pub fn builder(size: u64) -> LeavesBuilder {
+        LeavesBuilder { leaves: Self { size, runs: Vec::new() }, next: 0 }
+    }
+
     /// Size of the disk in bytes.
     pub fn size(&self) -> u64 {
         self.size
@@ -130,6 +135,19 @@ impl Leaves {
         })
     }
 
+    /// The parts of [`runs`](Self::runs) within leaves `range`.
+    pub fn runs_within(&self, range: std::ops::Range<u64>) -> impl Iterator<Item = (u64, u64, Hash)> + '_ {
+        let first = self.runs.partition_point(|(at, _)| *at <= range.start).saturating_sub(1);
+        let end = range.end.min(self.count());
+        self.runs.iter().enumerate().skip(first).take_while(move |(_, (at, _))| *at < end).filter_map(
+            move |(index, (at, hash))| {
+                let stop = self.runs.get(index + 1).map_or(self.count(), |next| next.0).min(end);
+                let start = (*at).max(range.start);
+                (start < stop).then(|| (start, stop - start, *hash))
+            },
+        )
+    }
+
     /// The tree's root: names the whole disk's content.
     ///
     /// Runs of equal leaves are folded as runs, so that a sparse 8 TiB disk costs what it holds.
@@ -146,6 +164,37 @@ impl Leaves {
             root.update(top);
         }
         *root.finalize().as_bytes()
+    }
+}
+
+/// Takes runs of equal leaves in order.
+pub struct LeavesBuilder {
+    leaves: Leaves,
+    next: u64,
+}
+
+impl LeavesBuilder {
+    /// The next `count` leaves have this hash; more leaves than the disk has are refused.
+    pub fn push_run(&mut self, count: u64, hash: Hash) -> Result<()> {
+        match self.next.checked_add(count) {
+            Some(next) if count > 0 && next <= self.leaves.count() => {
+                self.leaves.push(self.next, hash);
+                self.next = next;
+                Ok(())
+            }
+            _ => {
+                Err(Error::malformed("reading leaf hashes", "there are more than the disk has").at(self.next))
+            }
+        }
+    }
+
+    /// All leaves must have come.
+    pub fn finish(self) -> Result<Leaves> {
+        if self.next == self.leaves.count() {
+            Ok(self.leaves)
+        } else {
+            Err(Error::malformed("reading leaf hashes", "there are fewer than the disk has").at(self.next))
+        }
     }
 }
 

@@ -28,6 +28,9 @@ pub trait BlockSink: Send + Sync {
     /// Bytes that have reached the target so far, after encoding; for progress.
     fn written_bytes(&self) -> u64;
 
+    /// Told how long the calling thread spent reading a slab, for sinks that balance their effort. Optional.
+    fn observe_read(&self, _spent: std::time::Duration) {}
+
     /// Everything has come: completes metadata and flushes to stable storage. Without it the result is partial.
     fn finish(self: Box<Self>) -> Result<Finished>;
 }

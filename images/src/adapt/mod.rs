@@ -3,7 +3,9 @@
 //! [`BlockSource`](crate::BlockSource) and implements it, with its tests below it.
 
 mod mapped;
+mod memory;
 mod window;
 
 pub use mapped::{Mapped, Segment};
+pub use memory::Memory;
 pub use window::Window;

@@ -1,2 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-//! The one loop that moves a disk's bytes: parallel, bounded, byte-exact.
