@@ -8,4 +8,5 @@
 //! ```
 
 pub mod disk;
+pub mod facts;
 mod sys;
