@@ -9,4 +9,5 @@
 
 pub mod disk;
 pub mod facts;
+pub mod in_use;
 mod sys;
