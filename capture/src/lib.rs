@@ -2,12 +2,24 @@
 //! A machine's disks, taken to disk images.
 //!
 //! ```text
-//!   path --Disk::open--> Disk (a BlockSource) --layout::analyze--> extents --copy--> NAME.qcow2.partial --rename--+
-//!    |                                                                                                            v
-//!    +--in_use::users--> refused, or claimed           facts::read --> machine facts ---------> manifest, last of all
+//!   path --in_use::claim--> refused, or nobody else writes
+//!     |
+//!     +---Disk::open--> Disk (a BlockSource) --layout::analyze--> extents --copy--> NAME.qcow2.partial --rename--+
+//!     |                                                                                                          v
+//!     +---facts::read--> machine facts ----------------------------------------------------> manifest, last of all
 //! ```
+//!
+//! A source is opened for reading only: nothing in this crate can write to one.
 
+mod capture;
 pub mod disk;
 pub mod facts;
 pub mod in_use;
+mod partial;
+mod request;
+mod survey;
 mod sys;
+
+pub use capture::{DiskReport, Report, capture};
+pub use request::{Outputs, Request, Target};
+pub use survey::{InUse, Options as SurveyOptions, Survey, survey};
