@@ -148,6 +148,40 @@ impl Leaves {
         )
     }
 
+    /// The leaves, in runs, whose hash in `other` is another one (or which `other` does not have).
+    pub fn differing(&self, other: &Self) -> Vec<std::ops::Range<u64>> {
+        let mut found: Vec<std::ops::Range<u64>> = Vec::new();
+        let mut add = |range: std::ops::Range<u64>| match found.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ if range.is_empty() => {}
+            _ => found.push(range),
+        };
+        for (first, count, hash) in self.runs() {
+            let end = first + count;
+            let mut at = first;
+            for (start, len, theirs) in other.runs_within(first..end) {
+                if theirs != hash {
+                    add(start..start + len);
+                }
+                at = start + len;
+            }
+            add(at..end);
+        }
+        found
+    }
+
+    /// The same leaves with those of `range` taken from `other`, a list for a disk of the same size.
+    pub fn replaced(&self, range: std::ops::Range<u64>, other: &Self) -> Result<Self> {
+        let mut leaves = Self::builder(self.size);
+        let parts = [(self, 0..range.start), (other, range.clone()), (self, range.end..self.count())];
+        for (from, part) in parts {
+            for (_, count, hash) in from.runs_within(part) {
+                leaves.push_run(count, hash)?;
+            }
+        }
+        leaves.finish()
+    }
+
     /// The tree's root: names the whole disk's content.
     ///
     /// Runs of equal leaves are folded as runs, so that a sparse 8 TiB disk costs what it holds.
@@ -275,6 +309,17 @@ mod tests {
         let leaves = Leaves::from_pairs(8 << 40, vec![(5, [1; 32])]).unwrap();
         assert_eq!(leaves.runs().count(), 3);
         assert_ne!(leaves.root(), Leaves::zeros(8 << 40).root());
+    }
+
+    #[test]
+    fn differing_and_replaced_leaves_agree_with_a_walk() {
+        let size = 60 * LEAF + 5;
+        let some = |step: u64, tag: u8| (0..50).filter(|i| i % step < 3).map(|i| (i, [tag + (i / 4) as u8; 32])).collect();
+        let (a, b) = (Leaves::from_pairs(size, some(5, 1)).unwrap(), Leaves::from_pairs(size, some(7, 1)).unwrap());
+        let walked: Vec<u64> = (0..a.count()).filter(|&i| a.get(i) != b.get(i)).collect();
+        assert_eq!(a.differing(&b).into_iter().flatten().collect::<Vec<_>>(), walked);
+        let mixed = a.replaced(10..20, &b).unwrap();
+        assert!((0..a.count()).all(|i| mixed.get(i) == if (10..20).contains(&i) { b.get(i) } else { a.get(i) }));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A disk that is written once and finished.
 
+use std::time::Duration;
+
 use crate::Result;
 
 /// What a finished sink holds.
@@ -28,8 +30,14 @@ pub trait BlockSink: Send + Sync {
     /// Bytes that have reached the target so far, after encoding; for progress.
     fn written_bytes(&self) -> u64;
 
-    /// Told how long the calling thread spent reading a slab, for sinks that balance their effort. Optional.
-    fn observe_read(&self, _spent: std::time::Duration) {}
+    /// The copy failed or was stopped: no further calls will come. Wakes calls that wait for one; they fail.
+    fn abort(&self) {}
+
+    /// One piece took `spent` to read. A sink that chooses its own compression level weighs this against
+    /// its own work.
+    fn observe_read(&self, spent: Duration) {
+        let _ = spent;
+    }
 
     /// Everything has come: completes metadata and flushes to stable storage. Without it the result is partial.
     fn finish(self: Box<Self>) -> Result<Finished>;

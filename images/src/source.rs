@@ -23,6 +23,10 @@ pub trait BlockSource: Send + Sync {
     fn extent_at(&self, offset: u64, len: u64) -> Result<Extent> {
         Ok(Extent { offset, len, state: State::Data })
     }
+
+    /// The copy failed or was stopped: no further reads will come. Wakes reads that wait for one (of an
+    /// ordered stream); they fail.
+    fn abort(&self) {}
 }
 
 /// Checks a request against the size once, for implementors.
@@ -47,6 +51,9 @@ impl<T: BlockSource + ?Sized> BlockSource for &T {
     fn extent_at(&self, offset: u64, len: u64) -> Result<Extent> {
         (**self).extent_at(offset, len)
     }
+    fn abort(&self) {
+        (**self).abort();
+    }
 }
 
 impl<T: BlockSource + ?Sized> BlockSource for Box<T> {
@@ -62,6 +69,9 @@ impl<T: BlockSource + ?Sized> BlockSource for Box<T> {
     fn extent_at(&self, offset: u64, len: u64) -> Result<Extent> {
         (**self).extent_at(offset, len)
     }
+    fn abort(&self) {
+        (**self).abort();
+    }
 }
 
 impl<T: BlockSource + ?Sized> BlockSource for std::sync::Arc<T> {
@@ -76,5 +86,8 @@ impl<T: BlockSource + ?Sized> BlockSource for std::sync::Arc<T> {
     }
     fn extent_at(&self, offset: u64, len: u64) -> Result<Extent> {
         (**self).extent_at(offset, len)
+    }
+    fn abort(&self) {
+        (**self).abort();
     }
 }

@@ -1,2 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! restore
+//! A disk image, put back onto a disk: planned, shown, written, verified, and only then given its table.
+
+pub mod execute;
+pub mod grow;
+pub mod image;
+pub mod plan;
+pub mod record;
+mod sectors;
+mod sys;
+pub mod target;
+pub mod view;

@@ -67,8 +67,11 @@ pub fn copy(
                     let mut worker =
                         Worker { source, extents: &extents, sink, buffer: Vec::new(), pairs: Vec::new() };
                     if let Err(error) = worker.run(&shared, options, monitor) {
-                        shared.failed.store(true, Ordering::Relaxed);
                         lock(&shared.first_error).get_or_insert(error);
+                        shared.failed.store(true, Ordering::Relaxed);
+                        // Others may wait for their turn in an ordered stream.
+                        source.abort();
+                        sink.abort();
                     }
                     worker.pairs
                 })
@@ -146,11 +149,13 @@ impl Worker<'_> {
 
     /// Reads, hashes and writes one slab; answers how many bytes of data it had.
     fn slab(&mut self, offset: u64, len: u64, slab: u64) -> Result<u64> {
-        // One allocation a thread, page aligned by the source where that matters.
-        if self.buffer.len() as u64 != slab {
-            self.buffer = vec![0; slab as usize];
+        // Page-aligned, so that direct I/O reads into it and writes from it without another copy.
+        const PAGE: usize = 4096;
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; slab as usize + PAGE];
         }
-        let buffer = self.buffer.get_mut(..len as usize).unwrap_or(&mut []);
+        let start = self.buffer.as_ptr().align_offset(PAGE).min(PAGE);
+        let buffer = self.buffer.get_mut(start..start + len as usize).unwrap_or(&mut []);
         let began = Instant::now();
         let mut read = 0;
         for extent in self.extents.within(offset..offset + len) {

@@ -65,7 +65,10 @@ pub fn verify(
     std::thread::scope(|scope| {
         for _ in 0..options.worker_count() {
             scope.spawn(|| {
-                let mut buffer = vec![0; 4 * LEAF as usize];
+                // Page-aligned for direct I/O.
+                let mut memory = vec![0; 4 * LEAF as usize + 4096];
+                let start = memory.as_ptr().align_offset(4096).min(4096);
+                let buffer = memory.get_mut(start..).unwrap_or(&mut []);
                 loop {
                     let work = lock(&cursor).next();
                     let outcome = match work {

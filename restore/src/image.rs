@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+//! An image to restore: its disk, and what its manifest or our own reading says of it.
+
+use std::path::{Path, PathBuf};
+
+use unmoor_images::formats::{self, Format};
+use unmoor_images::layout::{self, Hibernated, Region};
+use unmoor_images::manifest::{self, DiskRecord, Manifest};
+use unmoor_images::merkle::Leaves;
+use unmoor_images::partition::PartitionTable;
+use unmoor_images::{BlockSource, ErrorKind, ExtentMap, Monitor, Result, ResultExt, State, copy};
+
+/// One disk of an image.
+pub struct Image {
+    /// Where it is, or "-".
+    pub path: PathBuf,
+    /// Its format.
+    pub format: Format,
+    /// Its disk.
+    pub source: Box<dyn BlockSource>,
+    /// Which bytes must be written. Without a manifest that matches, all: nobody knows what is unused.
+    pub extents: ExtentMap,
+    /// The recorded hashes, with a manifest.
+    pub leaves: Option<Leaves>,
+    /// The manifest's record.
+    pub record: Option<DiskRecord>,
+    /// The table as found in the image.
+    pub table: PartitionTable,
+    /// What is where.
+    pub regions: Vec<Region>,
+    /// What the administrator should know.
+    pub warnings: Vec<String>,
+}
+
+/// How to open an image.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OpenOptions {
+    /// Follow backing and data files.
+    pub allow_backing: bool,
+    /// Take it as this format.
+    pub format: Option<Format>,
+    /// Act as if there were no manifest.
+    pub ignore_manifest: bool,
+}
+
+impl Image {
+    /// Opens the image at `path`, with its manifest if one lies beside it.
+    ///
+    /// A manifest that does not match is an error, not a silent fallback: somebody wrote to the image.
+    pub fn open(path: &Path, options: &OpenOptions, monitor: &dyn Monitor) -> Result<Self> {
+        let format_options = formats::OpenOptions { allow_backing: options.allow_backing, format: options.format };
+        let opened = formats::open(path, &format_options)?;
+        let beside = if options.ignore_manifest { None } else { Manifest::beside(path)? };
+        let Some((manifest, index)) = beside else {
+            return Self::without_manifest(path, opened.format, opened.source, opened.warnings, monitor);
+        };
+        let Some(record) = manifest.disks.into_iter().nth(index) else {
+            return Self::without_manifest(path, opened.format, opened.source, opened.warnings, monitor);
+        };
+        let (extents, leaves) = record.read_map(path.parent().unwrap_or(Path::new("")))?;
+        manifest::check_holes(&*opened.source, &extents).map_err(|error| match error.kind() {
+            ErrorKind::Mismatch => unmoor_images::Error::new(
+                ErrorKind::Mismatch,
+                "using the manifest (--ignore-manifest restores the image as it is now)",
+            )
+            .source(error),
+            _ => error,
+        })?;
+        // The image knows no sector size; the record does.
+        let source: Box<dyn BlockSource> = Box::new(WithSectors { inner: opened.source, sector_size: record.sector_size });
+        Ok(Self {
+            path: path.to_owned(),
+            format: opened.format,
+            source,
+            extents,
+            leaves: Some(leaves),
+            table: record.table.clone(),
+            regions: record.regions.clone(),
+            record: Some(record),
+            warnings: opened.warnings,
+        })
+    }
+
+    /// Takes any disk as an image: everything is data, and unallocated ranges are zeros.
+    pub fn without_manifest(
+        path: &Path,
+        format: Format,
+        source: Box<dyn BlockSource>,
+        mut warnings: Vec<String>,
+        monitor: &dyn Monitor,
+    ) -> Result<Self> {
+        // A table says in which sectors it counts; the readers find it and warn.
+        let options = layout::Options { all: false, hibernated: Hibernated::Keep };
+        let mut layouts = layout::analyze(&[&*source], &options, monitor).doing(|| "looking at the image")?;
+        let Some(layout) = layouts.pop() else {
+            return Err(unmoor_images::Error::malformed("looking at the image", "there is no disk in it"));
+        };
+        let extents = copy::refine(&*source, &ExtentMap::uniform(source.size(), State::Data))?;
+        warnings.push("there is no manifest beside the image: all its bytes are written, and none has a recorded hash".into());
+        let sector_size = layout.table.sector_size;
+        Ok(Self {
+            path: path.to_owned(),
+            format,
+            source: Box::new(WithSectors { inner: source, sector_size }),
+            extents,
+            leaves: None,
+            record: None,
+            table: layout.table,
+            regions: layout.regions,
+            warnings,
+        })
+    }
+}
+
+/// A source whose sector size is known from elsewhere.
+struct WithSectors {
+    inner: Box<dyn BlockSource>,
+    sector_size: u32,
+}
+
+impl BlockSource for WithSectors {
+    fn size(&self) -> u64 {
+        self.inner.size()
+    }
+    fn sector_size(&self) -> u32 {
+        self.sector_size
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.inner.read_at(buf, offset)
+    }
+    fn extent_at(&self, offset: u64, len: u64) -> Result<unmoor_images::Extent> {
+        self.inner.extent_at(offset, len)
+    }
+    fn abort(&self) {
+        self.inner.abort();
+    }
+}

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where a disk is restored to: the only files of unmoor that open a device for writing.
+//!
+//! ```text
+//!   Device   O_DIRECT | O_EXCL; held ranges (the table) are written last
+//!   Raw      NAME.partial, the same order, then renamed
+//!   Image    NAME.partial in a format that is written once, then renamed
+//! ```
+
+mod aligned;
+mod disk_file;
+mod held;
+
+pub use disk_file::DiskFile;
+pub use held::Held;
