@@ -1,4 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The command line: parses, calls one crate, prints.
+//! The command line: parses, calls one crate, prints. This file is the table of contents.
 
-fn main() {}
+mod cli;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::{Command, CommandLine};
+use output::Terminal;
+
+fn main() -> ExitCode {
+    let line = CommandLine::parse();
+    let terminal = Terminal::new(&line.common);
+    let outcome = match &line.command {
+        Command::Inspect(arguments) => cli::inspect::run(arguments, &terminal),
+        Command::Capture(arguments) => cli::capture::run(arguments, &terminal),
+        Command::Restore(arguments) => cli::restore::run(arguments, &terminal),
+        Command::Verify(arguments) => cli::verify::run(arguments, &terminal),
+        Command::Completions(arguments) => cli::completions::run(arguments, &terminal),
+        Command::Dev(arguments) => cli::dev::run(arguments, &terminal),
+    };
+    terminal.exit_code(outcome)
+}

@@ -1,2 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-//! capture
+//! A machine's disks, taken to disk images.
+//!
+//! ```text
+//!   path --in_use::claim--> refused, or nobody else writes
+//!     |
+//!     +---Disk::open--> Disk (a BlockSource) --layout::analyze--> extents --copy--> NAME.qcow2.partial --rename--+
+//!     |                                                                                                          v
+//!     +---facts::read--> machine facts ----------------------------------------------------> manifest, last of all
+//! ```
+//!
+//! A source is opened for reading only: nothing in this crate can write to one.
+
+mod capture;
+pub mod disk;
+pub mod facts;
+pub mod in_use;
+mod partial;
+mod request;
+mod survey;
+mod sys;
+
+pub use capture::{DiskReport, Report, capture};
+pub use request::{Outputs, Request, Target};
+pub use survey::{InUse, Options as SurveyOptions, Survey, survey};

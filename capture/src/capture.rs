@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The verb: disks to images.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use unmoor_images::copy::{self, copy};
+use unmoor_images::formats::raw::StreamSink;
+use unmoor_images::formats::{self, CreateOptions, Format};
+use unmoor_images::layout::DiskLayout;
+use unmoor_images::manifest::{self, DiskRecord, Manifest, MapRecord};
+use unmoor_images::monitor::{Event, Phase};
+use unmoor_images::{BlockSink, BlockSource, Error, ErrorKind, Monitor, Result, ResultExt, State};
+
+use crate::disk::{Disk, Kind};
+use crate::partial::Partial;
+use crate::request::{Outputs, Request, Target, usage};
+use crate::survey::{self, InUse, Survey, disk_facts, survey, written_at};
+
+/// What a capture made.
+#[derive(Debug)]
+pub struct Report {
+    /// One element a disk.
+    pub disks: Vec<DiskReport>,
+    /// Where the manifest is; none for a stream.
+    pub manifest: Option<PathBuf>,
+    /// How many warnings there were.
+    pub warnings: usize,
+}
+
+/// What became of one disk.
+#[derive(Debug)]
+pub struct DiskReport {
+    /// The source.
+    pub source: PathBuf,
+    /// Its image; `-` for a stream.
+    pub image: PathBuf,
+    /// Disk size in bytes.
+    pub size_bytes: u64,
+    /// Bytes of data, as the extent map counts them.
+    pub data_bytes: u64,
+    /// Bytes that the image occupies.
+    pub stored_bytes: u64,
+    /// Root of the Merkle tree, hex.
+    pub root: String,
+}
+
+/// Captures the disks that `request` names. Whatever happens, no source is written to, and what looks complete is.
+pub fn capture(request: &Request, monitor: &dyn Monitor) -> Result<Report> {
+    let monitor = &Recorder::new(monitor);
+    let options = survey::Options {
+        open: request.open,
+        layout: request.layout,
+        in_use: if request.unsafe_live { InUse::Take } else { InUse::Refuse },
+    };
+    match &request.target {
+        Target::Stream => {
+            let survey = survey(&request.sources, &options, monitor)?;
+            capture_to_stream(request, &survey, monitor)
+        }
+        Target::Files { path, format } => {
+            let outputs = Outputs::name(path, request.sources.len());
+            outputs.check(&request.sources, request.force)?;
+            let survey = survey(&request.sources, &options, monitor)?;
+            warn_if_short_of_room(path, &survey, monitor);
+            capture_to_files(request, *format, &outputs, &survey, monitor)
+        }
+    }
+}
+
+fn capture_to_files(
+    request: &Request,
+    format: Format,
+    outputs: &Outputs,
+    survey: &Survey<'_>,
+    monitor: &Recorder<'_>,
+) -> Result<Report> {
+    let created = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let machine = survey.machine();
+    let (mut disks, mut records, mut partials) = (Vec::new(), Vec::new(), Vec::new());
+    let sources = survey.disks.iter().zip(&survey.layouts);
+    let names = outputs.images.iter().zip(&outputs.maps);
+    for (index, ((disk, layout), (image, map))) in sources.zip(names).enumerate() {
+        let options = CreateOptions {
+            size: disk.size(),
+            compression: request.compression,
+            cluster_size: request.cluster_size,
+        };
+        let (partial, sink) = Partial::create(image, |path| formats::create(path, format, &options))?;
+        partials.push(partial);
+        let (report, copied) = copy_disk(request, index, (disk, layout), image, sink, monitor)?;
+
+        let (partial, mut map_record) =
+            Partial::create(map, |path| manifest::write_map(path, &copied.extents, &copied.leaves))?;
+        partials.push(partial);
+        map_record.file = file_name(map);
+        records.push(record(disk, layout, (image, format), &copied, map_record));
+        disks.push(report);
+    }
+    let manifest = Manifest {
+        format: "unmoor-manifest".to_owned(),
+        version: manifest::VERSION,
+        created,
+        tool: request.tool.clone(),
+        consistency: survey.consistency,
+        machine,
+        disks: records,
+        warnings: monitor.warnings(),
+    };
+    commit(&manifest, outputs, partials, request)?;
+    Ok(Report { disks, manifest: Some(outputs.manifest.clone()), warnings: monitor.warnings().len() })
+}
+
+/// Names everything, the manifest last: until it is there, nothing is complete, and a failure removes what was named.
+fn commit(manifest: &Manifest, outputs: &Outputs, mut partials: Vec<Partial>, request: &Request) -> Result<()> {
+    // Somebody may have made a file of that name meanwhile.
+    outputs.check(&request.sources, request.force)?;
+    match std::fs::remove_file(&outputs.manifest) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::io("removing the old manifest", error).path(&outputs.manifest));
+        }
+        _ => manifest::sync_folder(&outputs.manifest)?,
+    }
+    for partial in &mut partials {
+        partial.rename()?;
+    }
+    manifest::sync_folder(&outputs.manifest)?;
+    manifest.write(&outputs.manifest)?;
+    partials.into_iter().for_each(Partial::keep);
+    Ok(())
+}
+
+fn capture_to_stream(request: &Request, survey: &Survey<'_>, monitor: &Recorder<'_>) -> Result<Report> {
+    let ([disk], [layout]) = (survey.disks.as_slice(), survey.layouts.as_slice()) else {
+        return Err(usage("writing to standard output", "only one disk fits a stream"));
+    };
+    monitor.note("a raw stream has no manifest: its content cannot be verified later".to_owned());
+    let sink = Box::new(StreamSink::new(std::io::stdout(), &layout.extents));
+    let (report, _) = copy_disk(request, 0, (disk, layout), Path::new("-"), sink, monitor)?;
+    Ok(Report { disks: vec![report], manifest: None, warnings: monitor.warnings().len() })
+}
+
+/// Copies one disk and finishes its sink.
+fn copy_disk(
+    request: &Request,
+    index: usize,
+    (disk, layout): (&Disk<'_>, &DiskLayout),
+    image: &Path,
+    sink: Box<dyn BlockSink + '_>,
+    monitor: &dyn Monitor,
+) -> Result<(DiskReport, copy::Report)> {
+    let doing = || format!("capturing {} to {}", disk.path().display(), image.display());
+    let before = written_at(disk.path());
+    let options = copy::Options {
+        threads: request.threads,
+        disk: index,
+        phase: Phase::Capture,
+        name: disk.path().display().to_string(),
+    };
+    let copied = copy(disk, &layout.extents, &*sink, &options, monitor).doing(doing)?;
+    let stored_bytes = sink.finish().doing(doing)?.stored_bytes;
+    if before != written_at(disk.path()) {
+        let because = "somebody wrote to the source meanwhile";
+        if !request.unsafe_live {
+            return Err(Error::new(ErrorKind::Mismatch, doing()).because(because));
+        }
+        monitor.warn(format!("{}: {because}", disk.path().display()));
+    }
+    let mut unreadable = disk.unreadable();
+    if !unreadable.ranges().is_empty() {
+        monitor.warn(format!(
+            "{}: {} bytes in {} places could not be read and are zeros in the image, the first at {:#x}",
+            disk.path().display(),
+            unreadable.bytes(),
+            unreadable.ranges().len(),
+            unreadable.ranges().first().map_or(0, |range| range.start),
+        ));
+    }
+    let report = DiskReport {
+        source: disk.path().to_owned(),
+        image: image.to_owned(),
+        size_bytes: disk.size(),
+        data_bytes: copied.extents.bytes(State::Data),
+        stored_bytes,
+        root: manifest::hex(&copied.leaves.root()),
+    };
+    Ok((report, copied))
+}
+
+fn record(
+    disk: &Disk<'_>,
+    layout: &DiskLayout,
+    (image, image_format): (&Path, Format),
+    copied: &copy::Report,
+    map: MapRecord,
+) -> DiskRecord {
+    let facts = disk_facts(disk).unwrap_or_default();
+    let physical_sector_size = match disk.kind() {
+        Kind::Device { physical_sector_size, .. } => Some(*physical_sector_size),
+        Kind::Image(_) => None,
+    };
+    let bytes = |state| copied.extents.bytes(state);
+    DiskRecord {
+        source: disk.path().display().to_string(),
+        image: file_name(image),
+        image_format,
+        size: disk.size(),
+        sector_size: disk.sector_size(),
+        physical_sector_size,
+        model: facts.model,
+        serial: facts.serial,
+        wwn: facts.wwn,
+        table: layout.table.clone(),
+        regions: layout.regions.clone(),
+        data_bytes: bytes(State::Data),
+        zero_bytes: bytes(State::Zero),
+        hole_bytes: bytes(State::Hole),
+        root: manifest::hex(&copied.leaves.root()),
+        map,
+        unreadable: disk.unreadable().ranges().iter().map(|range| (range.start, range.end)).collect(),
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Compression may make it fit, so this is no refusal.
+fn warn_if_short_of_room(target: &Path, survey: &Survey<'_>, monitor: &dyn Monitor) {
+    let folder = match target.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let Ok(room) = nix::sys::statvfs::statvfs(folder) else { return };
+    let free = room.blocks_available().saturating_mul(room.fragment_size());
+    let need: u64 = (0..survey.disks.len()).map(|index| survey.data_bytes(index)).sum();
+    if free < need {
+        monitor.note(format!(
+            "{} has {} MiB free, and up to {} MiB will be written: it may not suffice",
+            folder.display(),
+            free >> 20,
+            need >> 20
+        ));
+    }
+}
+
+/// Passes everything on, and keeps the warnings for the manifest.
+struct Recorder<'a> {
+    inner: &'a dyn Monitor,
+    warnings: Mutex<Vec<String>>,
+}
+
+impl<'a> Recorder<'a> {
+    fn new(inner: &'a dyn Monitor) -> Self {
+        Self { inner, warnings: Mutex::default() }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Monitor for Recorder<'_> {
+    fn event(&self, event: Event) {
+        if let Event::Warning(text) = &event {
+            let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+            // A library that reports and returns the same warning says it once.
+            if warnings.iter().any(|known| known == text || known.ends_with(&format!(": {text}"))) {
+                return;
+            }
+            warnings.push(text.clone());
+        }
+        self.inner.event(event);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.inner.cancelled()
+    }
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What to capture, and into which files.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use unmoor_images::formats::{Compression, Format};
+use unmoor_images::{Error, ErrorKind, Result, ResultExt, layout, manifest};
+
+use crate::disk::OpenOptions;
+
+/// What the user asked for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Block devices or disk images: the disks of one machine, in order.
+    pub sources: Vec<PathBuf>,
+    /// Where to.
+    pub target: Target,
+    /// For formats that compress.
+    pub compression: Compression,
+    /// Cluster in bytes, for formats that have one.
+    pub cluster_size: u32,
+    /// How to take the disks apart.
+    pub layout: layout::Options,
+    /// How to open the sources.
+    pub open: OpenOptions,
+    /// Take a source that somebody may write to.
+    pub unsafe_live: bool,
+    /// Replace what is there.
+    pub force: bool,
+    /// Worker threads; 0 chooses.
+    pub threads: usize,
+    /// "unmoor 0.1.0", for the manifest.
+    pub tool: String,
+}
+
+/// Where a capture goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// Image files: this one for the first disk, `NAME.disk1.EXT` and so on for further ones, and `NAME.unmoor.json`.
+    Files {
+        /// The first disk's image.
+        path: PathBuf,
+        /// Format of all of them.
+        format: Format,
+    },
+    /// A raw stream on standard output, of one disk; no manifest.
+    Stream,
+}
+
+impl Target {
+    /// `-`, or a file whose format is given or told by its extension.
+    pub fn parse(path: &Path, format: Option<Format>) -> Result<Self> {
+        if path == Path::new("-") {
+            return match format {
+                None | Some(Format::Raw) => Ok(Self::Stream),
+                Some(_) => Err(usage("writing to standard output", "only raw images can be streamed")),
+            };
+        }
+        let format = format.or_else(|| Format::from_extension(path)).ok_or_else(|| {
+            usage(
+                format!("choosing a format for {}", path.display()),
+                "its name ends in neither .qcow2 nor .raw: rename it, or give --format",
+            )
+        })?;
+        Ok(Self::Files { path: path.to_owned(), format })
+    }
+}
+
+/// The names of a capture's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outputs {
+    /// One image a disk.
+    pub images: Vec<PathBuf>,
+    /// The map file of each image.
+    pub maps: Vec<PathBuf>,
+    /// The manifest.
+    pub manifest: PathBuf,
+}
+
+impl Outputs {
+    /// Names for `count` disks. The first image is `path` itself.
+    pub fn name(path: &Path, count: usize) -> Self {
+        let images: Vec<PathBuf> = (0..count)
+            .map(|disk| match (disk, path.extension()) {
+                (0, _) => path.to_owned(),
+                (_, None) => append(path, &format!(".disk{disk}")),
+                (_, Some(extension)) => {
+                    let stem = append(&path.with_extension(""), &format!(".disk{disk}."));
+                    append(&stem, &extension.to_string_lossy())
+                }
+            })
+            .collect();
+        Self {
+            maps: images.iter().map(|image| append(image, ".map")).collect(),
+            manifest: manifest::path_for(path),
+            images,
+        }
+    }
+
+    /// Refuses to replace anything unless `force`, and a source or something that is not a file in any case.
+    pub fn check(&self, sources: &[PathBuf], force: bool) -> Result<()> {
+        let doing = |path: &Path| format!("creating {}", path.display());
+        for path in self.images.iter().chain(&self.maps).chain([&self.manifest]) {
+            let existing = match fs::metadata(path) {
+                Ok(existing) => existing,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(Error::io(doing(path), error)),
+            };
+            if !existing.is_file() {
+                return Err(usage(
+                    doing(path),
+                    "it is not a file; `unmoor restore` writes images to block devices",
+                ));
+            }
+            for source in sources {
+                let source = fs::metadata(source).doing(|| format!("opening {}", source.display()))?;
+                if (source.dev(), source.ino()) == (existing.dev(), existing.ino()) {
+                    return Err(usage(doing(path), "it is the source"));
+                }
+            }
+            if !force {
+                return Err(Error::refused(doing(path), "it exists: choose another name, or give --force"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `path` with `text` at its end, unlike `with_extension` for names with dots.
+pub(crate) fn append(path: &Path, text: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(text);
+    name.into()
+}
+
+pub(crate) fn usage(doing: impl Into<String>, because: &'static str) -> Error {
+    Error::new(ErrorKind::Usage, doing.into()).because(because)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn further_disks_are_numbered_and_share_a_manifest() {
+        let outputs = Outputs::name(Path::new("dir/web.01.qcow2"), 2);
+        assert_eq!(outputs.images, [Path::new("dir/web.01.qcow2"), Path::new("dir/web.01.disk1.qcow2")]);
+        assert_eq!(outputs.maps[1], Path::new("dir/web.01.disk1.qcow2.map"));
+        assert_eq!(outputs.manifest, Path::new("dir/web.01.unmoor.json"));
+        assert_eq!(Outputs::name(Path::new("plain"), 2).images[1], Path::new("plain.disk1"));
+    }
+
+    #[test]
+    fn nothing_is_replaced_without_force_and_a_source_never() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("a.raw");
+        fs::write(&image, "x").unwrap();
+        let outputs = Outputs::name(&image, 1);
+        assert_eq!(outputs.check(&[], false).unwrap_err().kind(), ErrorKind::Refused);
+        outputs.check(&[], true).unwrap();
+        let link = folder.path().join("link");
+        fs::hard_link(&image, &link).unwrap();
+        assert_eq!(outputs.check(&[link], true).unwrap_err().kind(), ErrorKind::Usage);
+        assert_eq!(
+            Outputs::name(Path::new("/dev/null"), 1).check(&[], true).unwrap_err().kind(),
+            ErrorKind::Usage
+        );
+    }
+
+    #[test]
+    fn formats_come_from_the_name_or_the_user() {
+        let parse = |path: &str, format| Target::parse(Path::new(path), format);
+        assert_eq!(parse("-", None).unwrap(), Target::Stream);
+        assert!(parse("-", Some(Format::Qcow2)).is_err());
+        assert!(parse("web01", None).is_err());
+        assert_eq!(
+            parse("web01", Some(Format::Raw)).unwrap(),
+            Target::Files { path: "web01".into(), format: Format::Raw }
+        );
+    }
+}

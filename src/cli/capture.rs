@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `unmoor capture`.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use unmoor_capture::disk::{OnReadError, OpenOptions};
+use unmoor_capture::{InUse, Outputs, Report, Request, SurveyOptions, Target, survey};
+use unmoor_images::manifest::Consistency;
+use unmoor_images::{BlockSource, Error, ErrorKind, Result, State, layout};
+
+use super::values::{Effort, HibernatedChoice, ImageOptions};
+use crate::output::size::show_size;
+use crate::output::{Outcome, Terminal};
+
+const EXAMPLES: &str = "\
+Examples:
+  unmoor capture /dev/sda web01.qcow2
+      The disk's used blocks, compressed, and what is needed to put them back
+
+  unmoor capture /dev/sda /dev/sdb db01.qcow2
+      Two disks of one machine: db01.qcow2, db01.disk1.qcow2, db01.unmoor.json
+
+  unmoor capture /dev/sda - | ssh backup 'cat > web01.raw'
+      A raw stream";
+
+/// Capture the disks of a machine as disk images
+///
+/// The used blocks are found by reading the disk's own tables and filesystems; what is not understood is kept whole.
+/// Beside the image NAME.qcow2 lie NAME.unmoor.json, which says what the image is, and NAME.qcow2.map with
+/// its hashes. They are written last: an image without them is not complete.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// Block devices or disk images: the disks of one machine
+    #[arg(required = true, num_args = 1.., value_name = "SOURCE")]
+    sources: Vec<PathBuf>,
+    /// FILE.qcow2 or FILE.raw, or - for a raw stream on standard output
+    #[arg(required = true, value_name = "TARGET")]
+    target: PathBuf,
+    #[command(flatten)]
+    image: ImageOptions,
+    /// Keep every byte, used or not
+    #[arg(long)]
+    all: bool,
+    /// What to do with a system that is suspended to disk; it is refused otherwise
+    #[arg(long, value_enum, value_name = "WHAT")]
+    hibernated: Option<HibernatedChoice>,
+    /// Capture a source that is in use: crash-consistent at best
+    #[arg(long)]
+    unsafe_live: bool,
+    /// What to do with sectors that cannot be read
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "fail")]
+    on_read_error: ReadErrors,
+    /// Let a source image open the backing and data files that it names
+    #[arg(long)]
+    allow_backing: bool,
+    /// Replace an existing image
+    #[arg(long)]
+    force: bool,
+    /// Worker threads; 0 chooses by the number of processors
+    #[arg(long, value_name = "COUNT", default_value_t = 0, hide_default_value = true)]
+    threads: usize,
+    /// Show what would be captured, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// `--on-read-error`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ReadErrors {
+    /// Stop, naming the place
+    Fail,
+    /// Take them as zeros, and list them in the manifest
+    Zero,
+}
+
+/// Captures, or shows what would be captured.
+pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome> {
+    let request = arguments.request()?;
+    if request.target == Target::Stream {
+        terminal.stdout_is_data();
+    }
+    if arguments.dry_run {
+        return dry_run(&request, terminal);
+    }
+    let report = unmoor_capture::capture(&request, terminal)?;
+    print(&report, terminal)?;
+    Ok(Outcome::Done)
+}
+
+impl Arguments {
+    fn request(&self) -> Result<Request> {
+        let target = Target::parse(&self.target, self.image.format.map(Into::into))?;
+        let raw = match &target {
+            Target::Stream => true,
+            Target::Files { format, .. } => *format == unmoor_images::formats::Format::Raw,
+        };
+        if raw && !matches!(self.image.compress, Effort::None | Effort::Default) {
+            return Err(Error::new(ErrorKind::Usage, "choosing a compression")
+                .because("a raw image is not compressed: use FILE.qcow2"));
+        }
+        Ok(Request {
+            sources: self.sources.clone(),
+            target,
+            compression: self.image.compression(),
+            cluster_size: self.image.cluster_size,
+            layout: layout::Options {
+                all: self.all,
+                hibernated: self.hibernated.map(Into::into).unwrap_or_default(),
+            },
+            open: OpenOptions {
+                allow_backing: self.allow_backing,
+                format: None,
+                on_read_error: match self.on_read_error {
+                    ReadErrors::Fail => OnReadError::Fail,
+                    ReadErrors::Zero => OnReadError::Zero,
+                },
+            },
+            unsafe_live: self.unsafe_live,
+            force: self.force,
+            threads: self.threads,
+            tool: concat!("unmoor ", env!("CARGO_PKG_VERSION")).to_owned(),
+        })
+    }
+}
+
+fn dry_run(request: &Request, terminal: &Terminal) -> Result<Outcome> {
+    let images = match &request.target {
+        Target::Stream => vec![PathBuf::from("-")],
+        Target::Files { path, .. } => {
+            let outputs = Outputs::name(path, request.sources.len());
+            outputs.check(&request.sources, request.force)?;
+            outputs.images
+        }
+    };
+    let in_use = if request.unsafe_live { InUse::Take } else { InUse::Refuse };
+    let options = SurveyOptions { open: request.open, layout: request.layout, in_use };
+    let survey = survey(&request.sources, &options, terminal)?;
+    let mut documents = Vec::new();
+    for ((disk, layout), image) in survey.disks.iter().zip(&survey.layouts).zip(&images) {
+        let bytes = |state| layout.extents.bytes(state);
+        documents.push(json!({
+            "source": disk.path(),
+            "image": image,
+            "size_bytes": disk.size(),
+            "data_bytes": bytes(State::Data),
+            "zero_bytes": bytes(State::Zero),
+            "hole_bytes": bytes(State::Hole),
+        }));
+        if !terminal.json() {
+            terminal.print(&format!(
+                "would capture {} ({}) to {}: {} of data",
+                disk.path().display(),
+                show_size(disk.size()),
+                image.display(),
+                show_size(bytes(State::Data)),
+            ))?;
+        }
+    }
+    if terminal.json() {
+        let live = survey.consistency == Consistency::Live;
+        let document =
+            json!({ "dry_run": true, "live": live, "disks": documents, "warnings": terminal.warnings() });
+        terminal.print_result(&document)?;
+    }
+    Ok(Outcome::Done)
+}
+
+fn print(report: &Report, terminal: &Terminal) -> Result<()> {
+    if terminal.json() {
+        let disks: Vec<_> = report
+            .disks
+            .iter()
+            .map(|disk| {
+                json!({
+                    "source": disk.source,
+                    "image": disk.image,
+                    "size_bytes": disk.size_bytes,
+                    "data_bytes": disk.data_bytes,
+                    "stored_bytes": disk.stored_bytes,
+                    "root": disk.root,
+                })
+            })
+            .collect();
+        let document =
+            json!({ "disks": disks, "manifest": report.manifest, "warnings": terminal.warnings() });
+        return terminal.print_result(&document);
+    }
+    for disk in report.disks.iter().filter(|disk| disk.image != Path::new("-")) {
+        terminal.print(&format!(
+            "{}: {} of data on {} ({}), stored in {}",
+            disk.image.display(),
+            show_size(disk.data_bytes),
+            disk.source.display(),
+            show_size(disk.size_bytes),
+            show_size(disk.stored_bytes),
+        ))?;
+    }
+    if let Some(manifest) = &report.manifest {
+        terminal.print(&format!("{}: complete", manifest.display()))?;
+    }
+    Ok(())
+}

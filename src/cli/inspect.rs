@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `unmoor inspect`.
+
+mod show;
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Value, json};
+use unmoor_capture::disk::{Kind, OpenOptions};
+use unmoor_capture::{InUse, Survey, SurveyOptions, survey};
+use unmoor_images::layout::{self, Hibernated};
+use unmoor_images::manifest::Manifest;
+use unmoor_images::{BlockSource, Result, State};
+
+use super::values::FormatName;
+use crate::output::{Outcome, Terminal};
+
+const EXAMPLES: &str = "\
+Examples:
+  unmoor inspect /dev/sda
+  unmoor inspect --json web01.qcow2
+  unmoor inspect /dev/sda /dev/sdb
+      Disks of one machine together, where volumes span them";
+
+/// Show what is on a disk or in an image
+///
+/// Partitions, volumes, filesystems, how many bytes they use, and the manifest of an image that has one. Nothing is
+/// mounted, and nothing is written.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// Block devices or disk images: the disks of one machine
+    #[arg(required = true, value_name = "SOURCE")]
+    sources: Vec<PathBuf>,
+    /// Take the images for this format instead of detecting it
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    format: Option<FormatName>,
+    /// Let an image open the backing and data files that it names
+    #[arg(long)]
+    allow_backing: bool,
+}
+
+/// Looks, and prints.
+pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome> {
+    terminal.one_document();
+    let options = SurveyOptions {
+        open: OpenOptions {
+            allow_backing: arguments.allow_backing,
+            format: arguments.format.map(Into::into),
+            ..OpenOptions::default()
+        },
+        layout: layout::Options { all: false, hibernated: Hibernated::Keep },
+        in_use: InUse::Mention,
+    };
+    let survey = survey(&arguments.sources, &options, terminal)?;
+    let manifest = arguments.manifest()?;
+    if terminal.json() {
+        terminal.print(&document(&survey, manifest.as_ref(), &terminal.warnings()).to_string())?;
+    } else {
+        for line in show::lines(&survey, manifest.as_ref(), terminal.verbose()) {
+            terminal.print(&line)?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+impl Arguments {
+    /// The manifest beside the first source, where that is an image with one.
+    fn manifest(&self) -> Result<Option<Manifest>> {
+        match self.sources.first() {
+            Some(path) if path.is_file() => Ok(Manifest::beside(path)?.map(|(manifest, _)| manifest)),
+            _ => Ok(None),
+        }
+    }
+}
+
+fn document(survey: &Survey<'_>, manifest: Option<&Manifest>, warnings: &[String]) -> Value {
+    let disks: Vec<Value> = survey
+        .disks
+        .iter()
+        .zip(&survey.layouts)
+        .map(|(disk, layout)| {
+            let bytes = |state| layout.extents.bytes(state);
+            let (image_format, physical_sector_size) = match disk.kind() {
+                Kind::Image(format) => (Some(*format), None),
+                Kind::Device { physical_sector_size, .. } => (None, Some(*physical_sector_size)),
+            };
+            json!({
+                "source": disk.path(),
+                "image_format": image_format,
+                "size": disk.size(),
+                "sector_size": layout.table.sector_size,
+                "physical_sector_size": physical_sector_size,
+                "table": layout.table,
+                "regions": layout.regions,
+                "data_bytes": bytes(State::Data),
+                "zero_bytes": bytes(State::Zero),
+                "hole_bytes": bytes(State::Hole),
+            })
+        })
+        .collect();
+    json!({
+        "disks": disks,
+        "machine": survey.machine(),
+        "manifest": manifest,
+        "warnings": warnings,
+    })
+}
