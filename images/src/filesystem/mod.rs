@@ -7,12 +7,11 @@
 //! An error of kind `Malformed` or `Unsupported` from `used` means "not to be trusted": the caller
 //! keeps the whole partition as data and says why.
 
-
-#[cfg(test)]
 mod bit_runs;
 mod exfat;
 mod ext;
 mod fat;
+#[cfg(test)]
 mod loops;
 mod ntfs;
 pub mod swap;
