@@ -5,5 +5,5 @@
 mod mapped;
 mod window;
 
-pub use mapped::{Mapped, Segment};
+pub use mapped::{Leg, Mapped, Segment};
 pub use window::Window;
