@@ -86,3 +86,11 @@ pub fn c_text(raw: &[u8]) -> String {
     let end = raw.iter().position(|&byte| byte == 0).unwrap_or(raw.len());
     String::from_utf8_lossy(raw.get(..end).unwrap_or(raw)).into_owned()
 }
+
+/// UTF-16LE text without what pads it at the end; what is no character is replaced.
+pub fn utf16_text(raw: &[u8]) -> String {
+    let pairs = raw.chunks_exact(2).filter_map(|pair| Some(u16::from_le_bytes(pair.try_into().ok()?)));
+    let text: String =
+        char::decode_utf16(pairs).map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
+    text.trim_end_matches([' ', '\0']).to_owned()
+}

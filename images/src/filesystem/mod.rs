@@ -7,6 +7,16 @@
 //! An error of kind `Malformed` or `Unsupported` from `used` means "not to be trusted": the caller
 //! keeps the whole partition as data and says why.
 
+mod bit_runs;
+mod exfat;
+mod ext;
+mod fat;
+#[cfg(test)]
+mod loops;
+mod ntfs;
+pub mod swap;
+pub mod xfs;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -108,7 +118,10 @@ type Probe = fn(&dyn BlockSource) -> Result<Option<FilesystemFacts>>;
 
 /// Most telling magic first. A probe answers `Ok(None)` for "not mine", and an error only where reading failed or
 /// the magic is right and the rest is not.
-const PROBES: &[Probe] = &[];
+///
+/// ext comes before swap: mkswap clears the place of ext's magic, but mke2fs leaves an old swap signature in block 0.
+/// FAT is last: it has no magic to speak of.
+const PROBES: &[Probe] = &[xfs::probe, exfat::probe, ntfs::probe, ext::probe, swap::probe, fat::probe];
 
 /// What filesystem begins at byte 0 of `source`, if any that is known.
 pub fn probe(source: &dyn BlockSource) -> Result<Option<FilesystemFacts>> {
@@ -122,6 +135,15 @@ pub fn probe(source: &dyn BlockSource) -> Result<Option<FilesystemFacts>> {
 
 /// Which bytes of `source` the filesystem `facts` (from [`probe`]) uses.
 pub fn used(source: &dyn BlockSource, facts: &FilesystemFacts) -> Result<Used> {
-    let _ = facts;
-    Ok(Used::everything(source.size(), "no reader knows this filesystem"))
+    match facts.kind {
+        FilesystemKind::Ext2 | FilesystemKind::Ext3 | FilesystemKind::Ext4 | FilesystemKind::Jbd => {
+            ext::used(source)
+        }
+        FilesystemKind::Swap => swap::used(source),
+        FilesystemKind::Ntfs => ntfs::used(source, facts),
+        FilesystemKind::Fat12 | FilesystemKind::Fat16 | FilesystemKind::Fat32 => fat::used(source, facts),
+        FilesystemKind::Exfat => exfat::used(source, facts),
+        FilesystemKind::Xfs => xfs::used(source),
+        _ => Ok(Used::everything(source.size(), "no reader knows this filesystem")),
+    }
 }

@@ -2,12 +2,22 @@
 //! Image formats. To add one: a folder with `source.rs` and `sink.rs`, an arm in each function below, a fuzz
 //! target, and a line in the conformance suite (`formats/conformance.rs`).
 
+mod aligned;
+#[cfg(test)]
+mod conformance;
+mod detect;
+mod file;
+pub mod qcow2;
+pub mod raw;
+
 use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{BlockSink, BlockSource, Error, Result};
+pub use aligned::{ALIGNMENT, AlignedBuffer};
+
+use crate::{BlockSink, BlockSource, Result};
 
 /// A format by its usual name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -61,10 +71,20 @@ pub struct Opened {
     pub warnings: Vec<String>,
 }
 
-/// Opens the image file at `path`.
+/// Opens the image file at `path`. Unsupported if its magic is that of a format that is not read here, such as VMDK.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Opened> {
-    let _ = options;
-    Err(Error::unsupported("opening an image", "not built yet").path(path))
+    let format = match options.format {
+        Some(format) => format,
+        None => detect::detect(path, &file::open(path)?)?,
+    };
+    let (source, warnings): (Box<dyn BlockSource>, _) = match format {
+        Format::Raw => (Box::new(raw::RawSource::open(path)?), Vec::new()),
+        Format::Qcow2 => {
+            let (source, warnings) = qcow2::open(path, options)?;
+            (Box::new(source), warnings)
+        }
+    };
+    Ok(Opened { source, format, warnings })
 }
 
 /// How to create an image.
@@ -80,6 +100,8 @@ pub struct CreateOptions {
 
 /// Creates an image file at exactly `path`, which must not exist. The caller names it `.partial` and renames it.
 pub fn create(path: &Path, format: Format, options: &CreateOptions) -> Result<Box<dyn BlockSink>> {
-    let _ = (format, options);
-    Err(Error::unsupported("creating an image", "not built yet").path(path))
+    Ok(match format {
+        Format::Raw => Box::new(raw::RawSink::create(path, options.size)?),
+        Format::Qcow2 => Box::new(qcow2::Qcow2Sink::create(path, options)?),
+    })
 }

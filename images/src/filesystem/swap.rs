@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Linux swap: a header page that ends in a signature, and perhaps a suspended system.
+//!
+//! ```text
+//!   byte 1024: version, last page, bad pages, UUID, label, list of bad pages | ... | orig_sig (10) | signature (10) |
+//!                                                                       end of page minus 20, minus 10
+//! ```
+//!
+//! Layout: include/linux/swap.h (`union swap_header`) and kernel/power/swap.c (`struct swsusp_header`, which leaves the
+//! UUID where it is and saves the signature that it replaces).
+
+use super::{Condition, FilesystemFacts, FilesystemKind, Used};
+use crate::parse::{Bytes, c_text, read_vec, uuid_text};
+use crate::{BlockSource, Error, RangeSet, Result};
+
+const SIGNATURE: usize = 10;
+const PAGE_SIZES: [usize; 5] = [4096, 8192, 16384, 32768, 65536];
+/// First bytes of a TuxOnIce image header of the binary kind.
+const TUXONICE: [u8; 8] = [0xed, 0xc3, 0x02, 0xe9, 0x98, 0x56, 0xe5, 0x0c];
+
+enum Found {
+    /// `SWAPSPACE2`, with UUID and label, or the older `SWAP-SPACE`, a bitmap.
+    Plain {
+        version1: bool,
+    },
+    Hibernated(&'static str),
+}
+
+fn signature(raw: &[u8]) -> Option<Found> {
+    Some(match raw {
+        b"SWAPSPACE2" => Found::Plain { version1: true },
+        b"SWAP-SPACE" => Found::Plain { version1: false },
+        b"S1SUSPEND\0" => Found::Hibernated("S1SUSPEND: the kernel's hibernation"),
+        b"S2SUSPEND\0" => Found::Hibernated("S2SUSPEND: an older kernel's hibernation"),
+        b"ULSUSPEND\0" => Found::Hibernated("ULSUSPEND: uswsusp's hibernation"),
+        b"LINHIB0001" => Found::Hibernated("LINHIB0001: TuxOnIce's hibernation"),
+        _ => return None,
+    })
+}
+
+/// Swap at byte 0 of `source`. See [`super::probe`].
+pub(super) fn probe(source: &dyn BlockSource) -> Result<Option<FilesystemFacts>> {
+    let Some((page_size, found)) = find(source)? else { return Ok(None) };
+    let raw = read_vec(source, 0, page_size)?;
+    let header = Bytes::new(&raw, "swap header");
+    let (version1, condition) = match found {
+        Found::Plain { version1 } => (version1, Condition::Clean),
+        // What was there before is saved beside the signature; by uswsusp and TuxOnIce in the same place or not at all.
+        Found::Hibernated(what) => {
+            (true, Condition::Hibernated(format!("a system is suspended onto it ({what})")))
+        }
+    };
+    // The header has the byte order of the machine that made it. Only version 1 has a UUID and a label.
+    let (little, big) = (header.u32_le(1024)?, header.u32_be(1024)?);
+    let last_page = match (version1, little, big) {
+        (true, 1, _) => Some(header.u32_le(1028)?),
+        (true, _, 1) => Some(header.u32_be(1028)?),
+        _ => None,
+    };
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(header.slice(1036, 16)?);
+    let label = c_text(header.slice(1052, 16)?);
+    let size_bytes = last_page
+        .and_then(|last| (u64::from(last) + 1).checked_mul(page_size as u64))
+        .unwrap_or_else(|| source.size());
+    Ok(Some(FilesystemFacts {
+        kind: FilesystemKind::Swap,
+        uuid: (last_page.is_some() && uuid != [0; 16]).then(|| uuid_text(&uuid)),
+        label: (last_page.is_some() && !label.is_empty()).then_some(label),
+        block_size: page_size as u32,
+        size_bytes,
+        condition,
+        max_sector_size: 4096,
+        features: Vec::new(),
+    }))
+}
+
+/// The header page; all of it where a system is suspended onto it. See [`super::used`].
+pub(super) fn used(source: &dyn BlockSource) -> Result<Used> {
+    match find(source)? {
+        Some((page_size, Found::Plain { .. })) => {
+            Ok(Used { ranges: RangeSet::of(0..page_size as u64), ..Used::default() })
+        }
+        Some((_, Found::Hibernated(what))) => {
+            Ok(Used::everything(source.size(), format!("a system is suspended onto it ({what})")))
+        }
+        None => Err(Error::malformed("reading the swap header", "its signature is gone")),
+    }
+}
+
+/// What to write, and at which byte, so that the swap of a suspended system is ordinary swap again and nothing
+/// tries to resume from it. `None` where no system is suspended onto it.
+///
+/// # Errors
+/// `Unsupported` where the signature that was there before was not saved: `mkswap` is needed then.
+pub fn discarded_hibernation(source: &dyn BlockSource) -> Result<Option<(u64, [u8; SIGNATURE])>> {
+    let Some((page_size, Found::Hibernated(what))) = find(source)? else { return Ok(None) };
+    let mut original = [0; SIGNATURE];
+    let at = (page_size - SIGNATURE) as u64;
+    source.read_at(&mut original, at - SIGNATURE as u64)?;
+    match signature(&original) {
+        Some(Found::Plain { .. }) => Ok(Some((at, original))),
+        _ => Err(Error::unsupported(
+            "discarding a suspended system",
+            format!("{what} did not keep the swap's own signature"),
+        )
+        .at(at)),
+    }
+}
+
+fn find(source: &dyn BlockSource) -> Result<Option<(usize, Found)>> {
+    for page_size in PAGE_SIZES {
+        if source.size() < page_size as u64 {
+            break;
+        }
+        let raw = read_vec(source, (page_size - SIGNATURE) as u64, SIGNATURE)?;
+        if let Some(found) = signature(&raw) {
+            return Ok(Some((page_size, found)));
+        }
+    }
+    if source.size() >= 4096 && read_vec(source, 0, TUXONICE.len())? == TUXONICE {
+        return Ok(Some((4096, Found::Hibernated("TuxOnIce's hibernation"))));
+    }
+    Ok(None)
+}

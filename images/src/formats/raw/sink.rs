@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Writing a raw image file, sparse.
+
+use std::path::Path;
+
+use crate::formats::file::Writer;
+use crate::sink::Finished;
+use crate::source::check_range;
+use crate::{BlockSink, Result, ResultExt};
+
+/// A raw image file under construction. What is not written stays a hole of the file and reads as zeros.
+pub struct RawSink {
+    writer: Writer,
+    size: u64,
+}
+
+impl RawSink {
+    /// Creates `path`, which must not exist, as a disk of `size` bytes.
+    pub fn create(path: &Path, size: u64) -> Result<Self> {
+        let writer = Writer::create(path)?;
+        writer.set_len(size)?;
+        Ok(Self { writer, size })
+    }
+}
+
+impl BlockSink for RawSink {
+    /// A page: so that no two threads write to the same one, and the file's holes are whole blocks.
+    fn granule(&self) -> u64 {
+        4096
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        check_range(self.size, offset, data.len()).doing(|| "writing the image")?;
+        self.writer.write(data, offset)
+    }
+
+    /// Does nothing: the file is new, and each address is written at most once.
+    fn write_zeros(&self, _offset: u64, _len: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn written_bytes(&self) -> u64 {
+        self.writer.written()
+    }
+
+    fn finish(self: Box<Self>) -> Result<Finished> {
+        self.writer.sync()?;
+        Ok(Finished { stored_bytes: self.size })
+    }
+}
