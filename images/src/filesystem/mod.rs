@@ -7,6 +7,7 @@
 //! An error of kind `Malformed` or `Unsupported` from `used` means "not to be trusted": the caller
 //! keeps the whole partition as data and says why.
 
+pub mod btrfs;
 pub mod xfs;
 
 #[cfg(test)]
@@ -113,7 +114,7 @@ type Probe = fn(&dyn BlockSource) -> Result<Option<FilesystemFacts>>;
 
 /// Most telling magic first. A probe answers `Ok(None)` for "not mine", and an error only where reading failed or
 /// the magic is right and the rest is not.
-const PROBES: &[Probe] = &[xfs::probe];
+const PROBES: &[Probe] = &[xfs::probe, btrfs::probe];
 
 /// What filesystem begins at byte 0 of `source`, if any that is known.
 pub fn probe(source: &dyn BlockSource) -> Result<Option<FilesystemFacts>> {
@@ -129,6 +130,7 @@ pub fn probe(source: &dyn BlockSource) -> Result<Option<FilesystemFacts>> {
 pub fn used(source: &dyn BlockSource, facts: &FilesystemFacts) -> Result<Used> {
     match facts.kind {
         FilesystemKind::Xfs => xfs::used(source),
+        FilesystemKind::Btrfs => btrfs::used(source),
         _ => Ok(Used::everything(source.size(), "no reader knows this filesystem")),
     }
 }
