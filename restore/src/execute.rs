@@ -12,7 +12,8 @@ use unmoor_images::formats::{self, CreateOptions, Format};
 use unmoor_images::merkle::Leaves;
 use unmoor_images::monitor::Phase;
 use unmoor_images::{
-    BlockSink, BlockSource, Error, ErrorKind, Extent, ExtentMap, LEAF, Monitor, RangeSet, Result, ResultExt, State, manifest,
+    BlockSink, BlockSource, Error, ErrorKind, Extent, ExtentMap, LEAF, Monitor, RangeSet, Result, ResultExt,
+    State, manifest,
 };
 
 use crate::grow;
@@ -66,7 +67,9 @@ pub fn execute(plan: &Plan, options: &Options, monitor: &dyn Monitor) -> Result<
     for disk in &plan.disks {
         let open = open(disk, options).doing(|| format!("opening {}", disk.target))?;
         match &open {
-            Open::Disk { rename: Some((partial, _)), .. } | Open::Image { partial, .. } => cleanup.0.push(partial.clone()),
+            Open::Disk { rename: Some((partial, _)), .. } | Open::Image { partial, .. } => {
+                cleanup.0.push(partial.clone());
+            }
             Open::Disk { .. } => {}
         }
         targets.push(open);
@@ -102,7 +105,9 @@ fn open(disk: &DiskPlan, options: &Options) -> Result<Open> {
         Target::Device { path, .. } => {
             let file = DiskFile::open_device(path)?;
             if file.size() != disk.size || file.sector_size() != disk.sector_size {
-                return Err(Error::refused("opening", "it is not the disk that the plan was made for").path(path));
+                return Err(
+                    Error::refused("opening", "it is not the disk that the plan was made for").path(path)
+                );
             }
             Ok(Open::Disk { held: Held::new(file, &disk.held), rename: None })
         }
@@ -116,7 +121,10 @@ fn open(disk: &DiskPlan, options: &Options) -> Result<Open> {
             }
             if *format == Format::Raw {
                 let file = DiskFile::create_raw(&partial, disk.size, disk.sector_size)?;
-                return Ok(Open::Disk { held: Held::new(file, &disk.held), rename: Some((partial, path.clone())) });
+                return Ok(Open::Disk {
+                    held: Held::new(file, &disk.held),
+                    rename: Some((partial, path.clone())),
+                });
             }
             let create = CreateOptions {
                 size: disk.size,
@@ -289,7 +297,13 @@ fn refuse_differences(doing: &'static str, comparison: &Comparison) -> Result<()
     Err(Error::new(ErrorKind::Mismatch, doing).at(first.start).because(because))
 }
 
-fn wipe_holes(file: &DiskFile, extents: &ExtentMap, index: usize, name: &str, monitor: &dyn Monitor) -> Result<()> {
+fn wipe_holes(
+    file: &DiskFile,
+    extents: &ExtentMap,
+    index: usize,
+    name: &str,
+    monitor: &dyn Monitor,
+) -> Result<()> {
     use unmoor_images::monitor::Event;
     const PIECE: u64 = 1 << 30;
     let total_bytes = extents.bytes(State::Hole);

@@ -122,7 +122,8 @@ type Probe = fn(&dyn BlockSource) -> Result<Option<FilesystemFacts>>;
 ///
 /// ext comes before swap: mkswap clears the place of ext's magic, but mke2fs leaves an old swap signature in block 0.
 /// FAT is last: it has no magic to speak of.
-const PROBES: &[Probe] = &[xfs::probe, btrfs::probe, exfat::probe, ntfs::probe, ext::probe, swap::probe, fat::probe];
+const PROBES: &[Probe] =
+    &[xfs::probe, btrfs::probe, exfat::probe, ntfs::probe, ext::probe, swap::probe, fat::probe];
 
 /// What filesystem begins at byte 0 of `source`, if any that is known.
 pub fn probe(source: &dyn BlockSource) -> Result<Option<FilesystemFacts>> {
