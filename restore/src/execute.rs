@@ -196,13 +196,14 @@ fn fill(
     let (mut extents, mut leaves) = (report.extents, report.leaves);
     let mut grown = None;
     if let (Some(growth), Open::Disk { held, .. }) = (&disk.growth, &*target) {
-        match grow::grow(held.disk(), growth) {
-            Ok(()) => {
-                let after = rehash(held, growth, &extents, &leaves, &run(Phase::Verify), monitor)?;
-                changes.extend(Change::between(&leaves, &after.1, "grown filesystem"));
-                (extents, leaves) = after;
-                grown = Some(format!("{} of partition {}", growth.filesystem.kind.name(), growth.partition));
-            }
+        let attempt = grow::grow(held.disk(), growth);
+        // Mounting alone has changed the superblock, so the hashes are made anew either way.
+        let after = rehash(held, growth, &extents, &leaves, &run(Phase::Verify), &Quiet(monitor))?;
+        let what = if attempt.is_ok() { "grown filesystem" } else { "mounted, not grown" };
+        changes.extend(Change::between(&leaves, &after.1, what));
+        (extents, leaves) = after;
+        match attempt {
+            Ok(()) => grown = Some(format!("{} of partition {}", growth.filesystem.kind.name(), growth.partition)),
             Err(error) => monitor.warn(format!(
                 "the filesystem of partition {} was not grown: {}. The partition is larger; grow it after the first boot",
                 growth.partition,
