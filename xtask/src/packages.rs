@@ -48,7 +48,7 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("user-mode-linux", &[Need::Tests]),
     ("partclone", &[Need::Tests, Need::Bench]),
     ("zstd", &[Need::Tests, Need::Bench]),
-    ("fsarchiver", &[Need::Bench]),
+    ("cpio", &[Need::Bench]),
 ];
 
 /// Installs what is missing for `needs`, saying what. Does nothing, quietly, when nothing is missing.
