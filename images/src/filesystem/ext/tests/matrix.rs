@@ -209,6 +209,20 @@ fn what_cannot_be_trusted_is_kept_whole_or_refused_with_the_reason() {
 }
 
 #[test]
+fn every_feature_bit_has_the_name_that_dumpe2fs_prints() {
+    let lab = Lab::new(8_000, &["-t", "ext2", "-b", "1024"]);
+    let file = File::options().write(true).open(lab.image()).unwrap();
+    // All but those with which the rest of this superblock makes no sense to dumpe2fs.
+    for (at, without) in [(0x5c, 0u32), (0x60, 0x8 | 0x80), (0x64, 0x200 | 0x400)] {
+        file.write_all_at(&(!without).to_le_bytes(), 1024 + at).unwrap();
+    }
+    let text = run_ok(lab.dir(), "dumpe2fs", &["-f", "-h", "fs.img"]);
+    let theirs = text.lines().find_map(|line| line.strip_prefix("Filesystem features:")).unwrap().trim();
+    let facts = crate::filesystem::probe(&lab.source()).unwrap().unwrap();
+    assert_eq!(facts.features.join(" "), theirs);
+}
+
+#[test]
 fn a_journal_on_another_device_is_named() {
     let dir = folder();
     File::create(dir.path().join("journal.img")).unwrap().set_len(16 << 20).unwrap();
