@@ -8,8 +8,6 @@
 //!
 //! Addresses: libblkid `superblocks/*.c` of util-linux 2.41, and the formats' own definitions.
 
-use std::ops::Range;
-
 use crate::parse::{Bytes, read_vec};
 use crate::volume::luks;
 use crate::{BlockSource, RangeSet, Result};
@@ -32,8 +30,8 @@ const FROM_START: [u64; 6] = [
 /// Promise FastTrack metadata, in sectors before the end (libblkid `promise_raid.c`); one is over 1 MiB away.
 const PROMISE: [u64; 13] = [63, 255, 256, 16, 399, 591, 675, 735, 911, 974, 991, 951, 3087];
 
-/// The places in a disk, partition or volume of `len` bytes, ascending and disjoint.
-pub fn ranges(len: u64) -> Vec<Range<u64>> {
+/// The places in a disk, partition or volume of `len` bytes.
+pub fn places(len: u64) -> RangeSet {
     let mut places = RangeSet::new();
     let mut add = |start: u64, size: u64| places.insert(start.min(len)..start.saturating_add(size).min(len));
     // These hold nearly all: boot sectors, LVM, md 1.1 and 1.2, ext, XFS, swap, ZFS' first two labels; and near the end md 0.90
@@ -44,7 +42,7 @@ pub fn ranges(len: u64) -> Vec<Range<u64>> {
     for sectors in PROMISE {
         add((len / SECTOR).saturating_sub(sectors) * SECTOR, PIECE);
     }
-    places.ranges().to_vec()
+    places
 }
 
 /// Where a mark stands.

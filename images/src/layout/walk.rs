@@ -225,8 +225,8 @@ impl<'a> Analysis<'a> {
 
     /// Old content of a target must not speak from this device's holes.
     fn silence(&mut self, device: &Mapped<'_>) {
-        for range in signatures::ranges(device.size()) {
-            self.ledger.quiet(device, range);
+        for range in signatures::places(device.size()).ranges() {
+            self.ledger.quiet(device, range.clone());
         }
     }
 
