@@ -1,9 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Partition tables: GPT, and MBR with its chain of extended boot records.
+//!
+//! ```text
+//!   read(source) --> detect --> gpt | mbr --> PartitionTable --> gaps(table, size)
+//!                      ^                                          what no partition covers
+//!   rewrite::plan -----+--> place --> gpt | mbr --> TableRewrite (writes for another disk)
+//! ```
+//!
+//! What counts as a table is what Linux would take for one (`block/partitions/{efi,msdos}.c`), with two
+//! differences: a damaged primary GPT is replaced by its backup without a boot option, and whatever is
+//! doubtful ends as [`TableKind::None`] or as metadata with a warning, so that the bytes are kept.
+//!
+//! The parsers are our own. The crate `gpt` renumbers partitions when it writes (1,3,14,15 becomes 1,2,3,4).
+//! `gptman` allocates by an unchecked entry count, does not tell which copy was damaged or why, and drops
+//! bytes that it does not know; `mbrman` refuses chains that are not in order of address (`sfdisk --append` makes
+//! such) instead of telling what it could read. Rewriting here patches the source's own bytes, so a rewrite without change is identical to the source.
+//! Both crates remain as second readers in the tests.
+
+mod detect;
+mod gaps;
+mod gpt;
+mod mbr;
+pub mod rewrite;
+#[cfg(test)]
+mod tests;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::gaps::{Gap, GapKind, gaps};
 use crate::{BlockSource, Result};
 
 /// Which kind of table a disk carries.
@@ -64,21 +89,79 @@ pub struct PartitionTable {
     pub disk_id: Option<String>,
     /// In order of start address.
     pub partitions: Vec<Partition>,
-    /// Byte ranges that hold the table itself: MBR, headers, entry arrays, every EBR.
+    /// Byte ranges (first byte, length) that hold the table itself: MBR, headers, entry arrays, every EBR. Where a
+    /// chain of EBRs is broken, also what no known partition covers of its container: logical partitions that
+    /// nobody can find may lie there. All of it must be kept as data.
     pub metadata: Vec<(u64, u64)>,
     /// What the administrator should know, such as a damaged primary GPT.
     pub warnings: Vec<String>,
 }
 
 /// Reads the table of `source`.
+///
+/// A damaged, doubtful or missing table is no error but a warning in the answer.
+///
+/// # Errors
+///
+/// Only where the first sector cannot be read.
 pub fn read(source: &dyn BlockSource) -> Result<PartitionTable> {
-    let _ = source;
-    Ok(PartitionTable {
-        kind: TableKind::None,
-        sector_size: source.sector_size(),
-        disk_id: None,
-        partitions: Vec::new(),
-        metadata: Vec::new(),
-        warnings: Vec::new(),
+    Ok(match detect::detect(source)? {
+        detect::Found::Gpt(gpt) => gpt.table(source.size()),
+        detect::Found::Mbr(mbr) => mbr.table(source.size()),
+        detect::Found::Nothing(warnings) => PartitionTable {
+            kind: TableKind::None,
+            sector_size: source.sector_size(),
+            disk_id: None,
+            partitions: Vec::new(),
+            metadata: Vec::new(),
+            warnings: warnings.into_vec(),
+        },
     })
+}
+
+/// Warnings of one table: a hostile one can cause thousands, of which the first tell enough.
+#[derive(Debug, Default)]
+struct Warnings {
+    list: Vec<String>,
+    more: u64,
+}
+
+impl Warnings {
+    const MOST: usize = 24;
+
+    fn push(&mut self, text: impl Into<String>) {
+        if self.list.len() < Self::MOST {
+            self.list.push(text.into());
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn into_vec(mut self) -> Vec<String> {
+        if self.more > 0 {
+            self.list.push(format!("{} more warnings about the partition table", self.more));
+        }
+        self.list
+    }
+}
+
+/// Sorts by address and warns of overlaps. Containers overlap their logical partitions by design.
+fn finish_partitions(partitions: &mut [Partition], warnings: &mut Warnings) {
+    partitions.sort_by_key(|partition| (partition.start, partition.number));
+    let mut furthest: Option<(u64, u32)> = None;
+    for partition in partitions.iter().filter(|partition| partition.role != Role::Extended) {
+        if let Some((end, number)) = furthest
+            && partition.start < end
+        {
+            warnings.push(format!(
+                "partition {} overlaps partition {number} by {} bytes",
+                partition.number,
+                end.min(partition.start.saturating_add(partition.len)) - partition.start
+            ));
+        }
+        let end = partition.start.saturating_add(partition.len);
+        if furthest.is_none_or(|(furthest, _)| end > furthest) {
+            furthest = Some((end, partition.number));
+        }
+    }
 }

@@ -196,6 +196,7 @@ impl Loop {
 
 impl Drop for Loop {
     fn drop(&mut self) {
+        let _ = File::open(&self.0).and_then(|device| device.sync_all());
         let _ = Command::new("losetup").args(["-d", &self.0]).status();
     }
 }
@@ -223,7 +224,7 @@ impl Drop for Mount {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg(&self.0).status();
         // umount returns before the driver of a FUSE filesystem has ended; the driver holds a lock meanwhile.
-        for _ in 0..200 {
+        for _ in 0..3000 {
             let held = fs::read_dir("/proc").into_iter().flatten().flatten().any(|process| {
                 fs::read(process.path().join("cmdline")).is_ok_and(|line| {
                     let at = self.0.as_os_str().as_encoded_bytes();
@@ -238,21 +239,22 @@ impl Drop for Mount {
     }
 }
 
-/// Writes files of many sizes below `dir`, deletes some, lets others grow: about `bytes` remain.
-pub(crate) fn age(dir: &Path, bytes: usize, mut seed: u64) {
+/// Writes files of many sizes below `dir`, deletes some, lets others grow: about `bytes` remain, and at most half of `files`.
+pub(crate) fn age(dir: &Path, bytes: usize, files: usize, mut seed: u64) {
     let mut random = move |below: usize| {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) as usize % below
     };
+    let most = files;
     let mut files: Vec<PathBuf> = Vec::new();
     let mut left = bytes as i64 * 2;
-    for number in 0.. {
+    for number in 0..most {
         if left <= 0 {
             break;
         }
         let len = random([600, 5000, 70_000, bytes / 8][number % 4]);
         left -= len as i64 + 2048;
-        let parent = dir.join(format!("directory {}", number % 7));
+        let parent = dir.join(format!("directory {}", number % 7.min(most / 4)));
         fs::create_dir_all(&parent).unwrap();
         let path = parent.join(format!("file number {number}"));
         fs::write(&path, vec![number as u8 | 1; len]).unwrap();

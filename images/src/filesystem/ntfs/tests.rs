@@ -28,7 +28,7 @@ fn mount(image: &Image, options: &str) -> Option<Mount> {
 
 /// Files of many sizes, enough names in the root for an index of several blocks, a sparse file.
 fn fill(dir: &Path, bytes: usize) {
-    age(dir, bytes, bytes as u64);
+    age(dir, bytes, 300, bytes as u64);
     (0..300).for_each(|number| fs::write(dir.join(format!("name {number} in the root")), b"little").unwrap());
     let sparse = File::create(dir.join("sparse")).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&sparse, &[7; 100_000], 3_000_000).unwrap();
@@ -49,7 +49,7 @@ fn the_map_at_every_cluster_size_is_partclones_and_restores_every_file() {
     for (size, options) in kinds {
         let image = formatted(*size, options);
         let Some(mounted) = mount(&image, "rw") else { return };
-        fill(&mounted.0, (*size as usize / 8).min(16 << 20));
+        fill(&mounted.0, (*size as usize / 8).min(8 << 20));
         let before = contents(&mounted.0);
         mounted.unmount();
 
