@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `unmoor capture` from outside: what it makes, what it refuses, and that nothing half-done looks done.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests are tests")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line itself: help, exit status, generated documents.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests are tests")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who may depend on whom: a lower layer never names a higher one, and neighbours do not name each other.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests are tests")]
 
 use std::process::Command;
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `unmoor verify` and `unmoor inspect` from outside.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests are tests")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the black-box tests share: the program, disks to capture, and mounts that end with the test.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests are tests")]
 #![allow(dead_code, reason = "each test file is a program of its own and uses a part")]
 
 use std::fs::{self, File};
