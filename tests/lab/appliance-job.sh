@@ -8,8 +8,9 @@ for directory in /tmp /run /mnt /etc/lvm; do
 done
 modprobe -a virtio_console dm_mod
 /usr/lib/systemd/systemd-udevd --daemon 2>/dev/null
-udevadm trigger --action=add
-udevadm settle --timeout=60
+# Disks only: to load a driver for everything else that is there takes longer than most jobs.
+udevadm trigger --action=add --subsystem-match=block
+udevadm settle --timeout=300
 RESULT=
 for port in /sys/class/virtio-ports/*; do
     if [ "$(cat "$port/name" 2>/dev/null)" = lab.result ]; then RESULT=/dev/${port##*/}; fi

@@ -45,7 +45,8 @@ impl Job {
         machine.kernel = Some(Kernel {
             image: appliance.join("vmlinuz"),
             initramfs: appliance.join("initrd.img"),
-            command_line: "root=/dev/vda ro console=ttyS0 quiet panic=-1 init=/lab/init".to_owned(),
+            command_line: "root=/dev/vda ro console=ttyS0 quiet no_timer_check panic=-1 init=/lab/init"
+                .to_owned(),
         });
         machine.result_port = true;
         machine.messages = vec![("job".to_owned(), format!("{PRELUDE}{}", self.script))];

@@ -24,6 +24,9 @@ pub(crate) enum Command {
         /// Run the long matrix
         #[arg(long)]
         all: bool,
+        /// Test this binary instead of building one
+        #[arg(long)]
+        unmoor: Option<PathBuf>,
     },
     /// Boot a guest's disk on chosen hardware and show its proof of boot; the disk is not changed
     Boot {
@@ -89,9 +92,9 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Command::Test { all } => {
+        Command::Test { all, unmoor } => {
             let mut steps = Steps::default();
-            let unmoor = binary::static_release()?;
+            let unmoor = unmoor.map_or_else(binary::static_release, Ok)?;
             cells::run(&mut steps, &unmoor, all);
             return Ok(steps.finish());
         }
