@@ -18,11 +18,13 @@ copy=0
 while [ "$(used)" -lt $((6144 + 2048)) ] && [ "$copy" -lt 64 ]; do
     copy=$((copy + 1))
     mkdir "$point/$copy"
-    for folder in /usr/bin /usr/lib /usr/share /usr/sbin /usr/include; do
+    for folder in /usr/bin /usr/sbin /usr/lib/*/ /usr/share/*/ /usr/include; do
+        folder=${folder%/}
         [ "$(used)" -lt $((6144 + 2048)) ] || break
         # What does not fit any more, or vanishes meanwhile, is no failure of the recipe.
+        mkdir -p "$point/$copy$folder"
         (cd "$folder" && find . -xdev -type f -size -200M -print0) |
-            (cd "$folder" && timeout 600 cpio --quiet -0pdm "$point/$copy/${folder##*/}" 2>/dev/null) || true
+            (cd "$folder" && timeout 600 cpio --quiet -0pdm "$point/$copy$folder" 2>/dev/null) || true
     done
     # Ageing: every seventh file goes, which leaves gaps between the others.
     find "$point/$copy" -type f | awk 'NR % 7 == 0' | tr '\n' '\0' | xargs -0 -r rm -f --
