@@ -222,7 +222,7 @@ impl VolumeGroup {
             return Err(broken("a segment's stripes are incomplete"));
         }
         let stripe_size = if count == 1 { len } else { bytes(segment.number("stripe_size")?)? };
-        if stripe_size == 0 || (len / count) % stripe_size != 0 {
+        if stripe_size == 0 || !(len / count).is_multiple_of(stripe_size) {
             return Err(broken("a segment's stripe_size does not divide it"));
         }
         let mut stripes = Vec::new();
