@@ -90,7 +90,7 @@ pub(super) fn read(source: &dyn BlockSource, place: Place) -> Result<Option<Memb
     let end = start.checked_add(len).filter(|end| len <= offered && *end <= size);
     let content = start..end.ok_or_else(|| broken("its data lies beyond the member's end"))?;
 
-    let mut own: Vec<Range<u64>> = Vec::from([at..at + LEN as u64]);
+    let mut own: Vec<Range<u64>> = std::iter::once(at..at + LEN as u64).collect();
     if features & BITMAP != 0 {
         own.push(bitmap(source, at, block.u32_le(96)?.cast_signed(), &content)?);
     }
