@@ -18,8 +18,7 @@ const BLOCK: usize = 4096;
 struct Image(File, u64);
 
 impl Image {
-    fn open(path: &Path) -> Self {
-        let file = File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    fn new(file: File) -> Self {
         let size = file.metadata().unwrap().len();
         Self(file, size)
     }
@@ -112,12 +111,19 @@ mdadm --stop /dev/md0 /dev/md1 /dev/md2 /dev/md3 /dev/md4 /dev/md5 /dev/md6 /dev
 for file in $m0 $m2 $m4 $m6 $s0; do mdadm --examine $file | tr -s ' ' | sed "s|^|$file|"; done
 "#;
 
-/// All volumes, made once; the folder lives as long as the test process and goes when its last user is done.
-fn made() -> &'static Path {
-    static MADE: OnceLock<tempfile::TempDir> = OnceLock::new();
+/// What one run of [`MAKE`] left. The files are open and have no name any more: they go with the test process.
+struct Made {
+    images: BTreeMap<String, File>,
+    lvs: String,
+    pvs: String,
+    log: String,
+}
+
+fn made() -> &'static Made {
+    static MADE: OnceLock<Made> = OnceLock::new();
     MADE.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
-        let sizes = [
+        let disks = [
             ("p", 3, 128),
             ("m", 8, 48),
             ("v", 2, 48),
@@ -126,24 +132,28 @@ fn made() -> &'static Path {
             ("q", 2, 128),
             ("l", 2, 300 << 10),
         ];
-        for (name, count, mib) in sizes {
-            for index in 0..count {
-                let file = File::create(dir.path().join(format!("{name}{index}"))).unwrap();
-                file.set_len(mib * MIB).unwrap();
-            }
+        let disks = disks
+            .iter()
+            .flat_map(|&(name, count, mib)| (0..count).map(move |index| (format!("{name}{index}"), mib)));
+        let mut images = BTreeMap::new();
+        for (name, mib) in disks.chain([("lone".to_owned(), 64)]) {
+            let path = dir.path().join(&name);
+            let file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
+            file.set_len(mib * MIB).unwrap();
+            images.insert(name, file);
         }
-        File::create(dir.path().join("lone")).unwrap().set_len(64 * MIB).unwrap();
         for (name, mib) in FILLED {
             fill(dir.path(), name, mib);
         }
-        uml::run(dir.path(), MAKE);
-        dir
+        let log = uml::run(dir.path(), MAKE);
+        let read = |name| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        Made { images, lvs: read("lvs"), pvs: read("pvs"), log }
     })
-    .path()
 }
 
 fn images(names: &[&str]) -> Vec<Image> {
-    names.iter().map(|name| Image::open(&made().join(name))).collect()
+    let image = |name: &&str| Image::new(made().images[*name].try_clone().unwrap());
+    names.iter().map(image).collect()
 }
 
 fn take_apart(images: &[Image]) -> Vec<DiskLayout> {
@@ -206,8 +216,7 @@ fn logical_volumes_are_mapped_as_device_mapper_maps_them_and_the_rest_is_free() 
         assert!(warned, "{name}: {:?}", layouts[0].warnings);
     }
     // The tools' own list of who has which extents; what is not plain is kept whole.
-    let lvs = std::fs::read_to_string(made().join("lvs")).unwrap();
-    let pvs = std::fs::read_to_string(made().join("pvs")).unwrap();
+    let Made { lvs, pvs, .. } = made();
     for (index, (image, layout)) in images.iter().zip(&layouts).enumerate() {
         let line = pvs.lines().nth(index).unwrap();
         let mut fields = line.split_whitespace();
@@ -245,7 +254,7 @@ fn every_metadata_version_of_raid1_shows_its_content_on_both_members() {
     ] {
         let images = images(&names);
         let layouts = take_apart(&images);
-        let log = std::fs::read_to_string(made().join("log")).unwrap();
+        let log = &made().log;
         for (image, layout) in images.iter().zip(&layouts) {
             assert!(layout.warnings.is_empty(), "{md}: {:?}", layout.warnings);
             let region = &layout.regions[0];
@@ -306,11 +315,11 @@ fn superblock_bitmap_and_bad_block_list_are_kept_and_the_room_for_a_reshape_is_n
 
 #[test]
 fn a_volume_group_on_raid1_is_read_once_and_kept_on_both_members() {
-    let images = images(&["v0", "v1"]);
-    let layouts = take_apart(&images);
+    let members = images(&["v0", "v1"]);
+    let layouts = take_apart(&members);
     assert_eq!(find(&layouts, "x").kept, Kept::Used, "{:?}", layouts[0].warnings);
     assert_eq!(layouts[0].extents, layouts[1].extents);
-    for (image, layout) in images.iter().zip(&layouts) {
+    for (image, layout) in members.iter().zip(&layouts) {
         let mut data = in_state(layout, State::Data);
         for range in tagged(image, &["x"]).ranges() {
             assert!(data.covers(range.clone()), "{range:?}");
@@ -318,8 +327,7 @@ fn a_volume_group_on_raid1_is_read_once_and_kept_on_both_members() {
         assert!(data.bytes() < 12 * MIB, "{}", data.bytes());
     }
     // Two disks that carry the same physical volume without md are no mirror: nothing tells which is the right one.
-    let copies =
-        [Image::open(&made().join("q0")), Image::open(&made().join("q0")), Image::open(&made().join("q1"))];
+    let copies = images(&["q0", "q0", "q1"]);
     for layout in take_apart(&copies) {
         assert_eq!(layout.extents.bytes(State::Data), 128 * MIB);
         assert!(layout.warnings[0].contains("more than once"), "{:?}", layout.warnings);
@@ -405,7 +413,8 @@ fn restored_volumes_are_assembled_by_the_kernel_and_hold_every_file() {
         File::create(dir.path().join(name)).unwrap().set_len(mib * MIB).unwrap();
     }
     uml::run(dir.path(), USE_REAL);
-    let images: Vec<_> = names.iter().map(|name| Image::open(&dir.path().join(name))).collect();
+    let images: Vec<_> =
+        names.iter().map(|name| Image::new(File::open(dir.path().join(name)).unwrap())).collect();
     let disks: Vec<&dyn BlockSource> = images.iter().map(|image| image as _).collect();
     let layouts = analyze(&disks, &Options::default(), Readers::OWN).unwrap();
     for (lv, disk) in [("root", 0), ("srv", 0), ("swap", 0), ("boot", 2)] {
