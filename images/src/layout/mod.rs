@@ -16,7 +16,9 @@ mod contents;
 mod device;
 mod groups;
 mod ledger;
+mod regions;
 pub mod signatures;
+mod tables;
 mod walk;
 
 #[cfg(test)]

@@ -3,32 +3,22 @@
 
 use crate::adapt::Mapped;
 use crate::filesystem::{FilesystemFacts, Used};
-use crate::partition::{Partition, PartitionTable, Role, TableKind};
+use crate::partition::PartitionTable;
 use crate::volume::luks::{self, Luks};
 use crate::volume::lvm::{self, PhysicalVolume};
 use crate::volume::md;
-use crate::{BlockSource, Error, ErrorKind, Monitor, RangeSet, Result, filesystem, partition};
+use crate::{BlockSource, Error, ErrorKind, Monitor, Result, filesystem, partition};
 
 use super::contents::Leaf;
-use super::device::{Device, Span};
+use super::device::Device;
 use super::groups::{FoundMember, FoundVolume};
 use super::ledger::Ledger;
-use super::{Content, DiskLayout, Kept, Options, Place, Region, signatures};
+use super::regions::Node;
+use super::{Content, DiskLayout, Kept, Options, signatures};
 
 /// Bytes between or behind partitions and filesystems that are kept without asking: boot loaders, RAID metadata and
 /// the like hide there, and so little costs nothing.
 pub(super) const SMALL_GAP: u64 = 16 << 20;
-
-/// What lies before the first partition is kept up to here: GRUB embeds itself within 1 MiB, U-Boot within 16 MiB.
-const MOST_BOOT_AREA: u64 = 16 << 20;
-
-/// Partition types whose content is spread over several partitions or disks: Windows dynamic disks and Storage Spaces.
-const SPREAD_TYPES: [&str; 4] = [
-    "0x42",
-    "af9b60a0-1431-4f62-bc68-3311714a69ad",
-    "5808c8aa-7e8f-42e0-85d2-e1e90434cfb3",
-    "e75caf8f-f680-4cee-afa3-b001e56efc2d",
-];
 
 /// The readers that the analysis calls; tests put others in.
 #[derive(Clone, Copy)]
@@ -41,17 +31,6 @@ pub(super) struct Readers {
 impl Readers {
     pub(super) const OWN: Self =
         Self { table: partition::read, probe: filesystem::probe, used: filesystem::used };
-}
-
-/// A [`Region`] under construction.
-pub(super) struct Node {
-    pub(super) disk: usize,
-    place: Place,
-    pub(super) content: Content,
-    pub(super) kept: Kept,
-    /// Bytes of data, where the disk's map does not tell: for logical volumes.
-    pub(super) used: u64,
-    children: Vec<usize>,
 }
 
 /// How deep in the machine's storage a device lies.
@@ -67,7 +46,7 @@ pub(super) enum Level {
 }
 
 /// What begins at a device's byte 0.
-enum Finding {
+pub(super) enum Finding {
     Foreign(&'static str),
     Md(md::Member),
     Luks(Luks),
@@ -77,7 +56,7 @@ enum Finding {
 }
 
 impl Finding {
-    fn name(&self) -> &'static str {
+    pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Foreign(name) => name,
             Self::Md(_) => "an md superblock",
@@ -97,8 +76,8 @@ pub(super) struct Analysis<'a> {
     pub(super) readers: Readers,
     pub(super) ledger: Ledger,
     pub(super) nodes: Vec<Node>,
-    roots: Vec<Vec<usize>>,
-    tables: Vec<PartitionTable>,
+    pub(super) roots: Vec<Vec<usize>>,
+    pub(super) tables: Vec<PartitionTable>,
     pub(super) members: Vec<FoundMember>,
     pub(super) volumes: Vec<FoundVolume>,
     pub(super) leaves: Vec<Leaf>,
@@ -155,216 +134,11 @@ impl<'a> Analysis<'a> {
         Ok(())
     }
 
-    fn disk(&mut self, disk: usize, source: &dyn BlockSource) -> Result<PartitionTable> {
-        self.check_cancelled()?;
-        let span = Span { disk, start: 0, len: source.size() };
-        let device = Device::span(span);
-        for copy in device.copies(&self.disks)? {
-            self.silence(&copy);
-        }
-        let table = match (self.readers.table)(source) {
-            Ok(table) => table,
-            Err(error) => {
-                let reason = distrust(error)?;
-                self.keep_disk(disk, format!("its partition table cannot be trusted: {reason}"));
-                PartitionTable {
-                    kind: TableKind::None,
-                    sector_size: source.sector_size(),
-                    disk_id: None,
-                    partitions: Vec::new(),
-                    metadata: Vec::new(),
-                    warnings: Vec::new(),
-                }
-            }
-        };
-        // A boot sector's mark alone does not say that the rest is free: many formats carry it.
-        let bare = match table.kind {
-            TableKind::None => true,
-            TableKind::Mbr => table.partitions.is_empty(),
-            TableKind::Gpt => false,
-        };
-        let member = match self.find(source, true) {
-            Ok(Finding::Nothing) => false,
-            Ok(Finding::Md(member)) => bare || !of_partition(&member, &table),
-            Ok(_) if bare => false,
-            Ok(Finding::Foreign(name)) => {
-                self.keep_disk(disk, foreign_reason(name));
-                false
-            }
-            Ok(other) => {
-                self.keep_disk(disk, format!("it has a partition table and also {}", other.name()));
-                false
-            }
-            Err(error) if bare => {
-                // Found again, and reported, where the disk is examined as one device.
-                distrust(error)?;
-                false
-            }
-            Err(error) => {
-                let reason = distrust(error)?;
-                self.keep_disk(disk, reason);
-                false
-            }
-        };
-        if bare || member {
-            let node = self.add(None, place(span, None), disk);
-            self.examine(vec![node], &device, Level::Disk)?;
-        } else {
-            self.split(&table, &[None], &[span], Level::Partition)?;
-        }
-        Ok(table)
-    }
-
-    /// Nothing of the disk may be left out.
-    fn keep_disk(&mut self, disk: usize, reason: String) {
-        self.ledger.warn(disk, format!("the whole disk is kept: {reason}"));
-        if let Some(account) = self.ledger.disks.get_mut(disk) {
-            account.whole = Some(reason);
-        }
-    }
-
     /// Old content of a target must not speak from this device's holes.
-    fn silence(&mut self, device: &Mapped<'_>) {
+    pub(super) fn silence(&mut self, device: &Mapped<'_>) {
         for range in signatures::places(device.size()).ranges() {
             self.ledger.quiet(device, range.clone());
         }
-    }
-
-    pub(super) fn add(&mut self, parent: Option<usize>, place: Place, disk: usize) -> usize {
-        let index = self.nodes.len();
-        self.nodes.push(Node {
-            disk,
-            place,
-            content: Content::Unknown,
-            kept: Kept::Used,
-            used: 0,
-            children: Vec::new(),
-        });
-        match parent.and_then(|parent| self.nodes.get_mut(parent)) {
-            Some(parent) => parent.children.push(index),
-            None => self.roots.get_mut(disk).into_iter().for_each(|roots| roots.push(index)),
-        }
-        index
-    }
-
-    pub(super) fn each(&mut self, nodes: &[usize], change: impl Fn(&mut Node)) {
-        for node in nodes {
-            if let Some(node) = self.nodes.get_mut(*node) {
-                change(node);
-            }
-        }
-    }
-
-    /// Adds a part of the device whose copies are `spans`, below `parents`.
-    fn add_part(
-        &mut self,
-        parents: &[Option<usize>],
-        parts: &[Span],
-        number: Option<u32>,
-        content: &Content,
-        kept: &Kept,
-    ) -> Vec<usize> {
-        let pairs: Vec<_> = parents.iter().copied().zip(parts.iter().copied()).collect();
-        let nodes: Vec<_> = pairs
-            .into_iter()
-            .map(|(parent, part)| self.add(parent, place(part, number), part.disk))
-            .collect();
-        self.each(&nodes, |node| {
-            node.content = content.clone();
-            node.kept = kept.clone();
-        });
-        if matches!(kept, Kept::Everything(_)) {
-            for part in parts {
-                self.ledger.keep_on(part.disk, part.start..part.start.saturating_add(part.len));
-            }
-        }
-        nodes
-    }
-
-    /// Takes apart a partitioned disk, or an array with a partition table in it.
-    pub(super) fn split(
-        &mut self,
-        table: &PartitionTable,
-        parents: &[Option<usize>],
-        spans: &[Span],
-        level: Level,
-    ) -> Result<()> {
-        let size = spans.first().map_or(0, |span| span.len);
-        let end = |partition: &Partition| partition.start.saturating_add(partition.len);
-        let cut = |range: std::ops::Range<u64>| -> Vec<Span> {
-            spans.iter().map(|span| span.part(&range)).collect()
-        };
-        let mut taken = RangeSet::new();
-        for &(start, len) in &table.metadata {
-            taken.insert(start..start.saturating_add(len));
-            for part in cut(start..start.saturating_add(len)) {
-                self.ledger.keep_on(part.disk, part.start..part.start + part.len);
-            }
-        }
-        let starts = table.partitions.iter().map(|partition| partition.start);
-        let first = starts.min().unwrap_or(size).min(size).min(MOST_BOOT_AREA);
-        self.add_part(
-            parents,
-            &cut(0..first),
-            None,
-            &Content::BootArea,
-            &Kept::Everything("boot code and partition table".into()),
-        );
-        taken.insert(0..first);
-
-        // Extended partitions first: others and gaps are listed in them.
-        let mut extended = Vec::new();
-        for partition in table.partitions.iter().filter(|partition| partition.role == Role::Extended) {
-            let parts = cut(partition.start..end(partition));
-            let nodes =
-                self.add_part(parents, &parts, Some(partition.number), &Content::Extended, &Kept::Nothing);
-            extended.push((partition.start..end(partition), nodes));
-            for copy in Device::Spans(parts).copies(&self.disks)? {
-                self.silence(&copy);
-            }
-        }
-        let within = |start: u64| -> Vec<Option<usize>> {
-            match extended.iter().find(|(range, _)| range.contains(&start)) {
-                Some((_, nodes)) => nodes.iter().copied().map(Some).collect(),
-                None => parents.to_vec(),
-            }
-        };
-        for partition in table.partitions.iter().filter(|partition| partition.role != Role::Extended) {
-            taken.insert(partition.start..end(partition));
-            let parts = cut(partition.start..end(partition));
-            let parents = within(partition.start);
-            let nodes =
-                self.add_part(&parents, &parts, Some(partition.number), &Content::Unknown, &Kept::Used);
-            let device = Device::Spans(parts);
-            if end(partition) > size {
-                self.give_up(&nodes, &device, "it reaches beyond the end of the disk", true)?;
-            } else if partition.role == Role::BiosBoot {
-                self.each(&nodes, |node| node.content = Content::BootArea);
-                self.give_up(&nodes, &device, "boot code", false)?;
-            } else if SPREAD_TYPES.contains(&&*partition.type_id.to_ascii_lowercase()) {
-                let reason = "it belongs to a Windows dynamic disk or storage pool";
-                self.give_up(&nodes, &device, reason, true)?;
-            } else {
-                self.examine(nodes, &device, level)?;
-            }
-        }
-        let mut edges: Vec<u64> = extended.iter().flat_map(|(range, _)| [range.start, range.end]).collect();
-        edges.sort_unstable();
-        for gap in taken.gaps(size) {
-            // A gap inside a container and one beside it are two.
-            let mut start = gap.start;
-            for end in edges.iter().copied().filter(|edge| gap.contains(edge)).chain([gap.end]) {
-                if start < end {
-                    let kept = match end - start {
-                        0..=SMALL_GAP => Kept::Everything("a small gap between partitions".into()),
-                        _ => Kept::Nothing,
-                    };
-                    self.add_part(&within(start), &cut(start..end), None, &Content::Unknown, &kept);
-                }
-                start = end;
-            }
-        }
-        Ok(())
     }
 
     /// Looks at what a device holds, and keeps it or puts it where it waits for its turn.
@@ -431,37 +205,7 @@ impl<'a> Analysis<'a> {
         Ok(())
     }
 
-    /// An array may carry a partition table. False if it does not.
-    fn split_array(&mut self, nodes: &[usize], copies: &[Mapped<'_>], spans: &[Span]) -> Result<bool> {
-        let mut tables = Vec::new();
-        for copy in copies {
-            match (self.readers.table)(copy) {
-                Ok(table) => tables.push(table),
-                Err(error) => {
-                    distrust(error)?;
-                    return Ok(false);
-                }
-            }
-        }
-        let Some(table) = tables.first().filter(|table| !table.partitions.is_empty()) else {
-            return Ok(false);
-        };
-        if tables.iter().any(|other| other != table) {
-            return Ok(false);
-        }
-        let table = table.clone();
-        for (node, span) in nodes.iter().zip(spans) {
-            let who = self.who(*node);
-            for warning in &table.warnings {
-                self.ledger.warn(span.disk, format!("{who}: {warning}"));
-            }
-        }
-        let parents: Vec<_> = nodes.iter().copied().map(Some).collect();
-        self.split(&table, &parents, spans, Level::InArray)?;
-        Ok(true)
-    }
-
-    fn find(&self, source: &dyn BlockSource, whole_disk: bool) -> Result<Finding> {
+    pub(super) fn find(&self, source: &dyn BlockSource, whole_disk: bool) -> Result<Finding> {
         if let Some(name) = signatures::foreign(source, whole_disk)? {
             return Ok(Finding::Foreign(name));
         }
@@ -516,84 +260,8 @@ impl<'a> Analysis<'a> {
         }
         Ok(())
     }
-
-    /// What to call a region in a warning of its disk.
-    pub(super) fn who(&self, node: usize) -> String {
-        match self.nodes.get(node).map(|node| &node.place) {
-            Some(Place::Disk { partition: Some(number), .. }) => format!("partition {number}"),
-            Some(Place::LogicalVolume { vg, lv, .. }) => format!("logical volume {vg}/{lv}"),
-            Some(Place::Md { name: Some(name), .. }) => format!("md array {name}"),
-            Some(Place::Md { uuid, .. }) => format!("md array {uuid}"),
-            _ => "the disk".into(),
-        }
-    }
-
-    fn finish(mut self) -> Result<Vec<DiskLayout>> {
-        let mut layouts = Vec::new();
-        let nodes = std::mem::take(&mut self.nodes);
-        for (disk, table) in std::mem::take(&mut self.tables).into_iter().enumerate() {
-            let (Some(account), Some(roots)) = (self.ledger.disks.get_mut(disk), self.roots.get(disk)) else {
-                return Err(Error::malformed("analyzing the disks", "a disk has no account"));
-            };
-            let extents = account.extents(self.options.all);
-            let mut regions: Vec<_> =
-                roots.iter().filter_map(|&root| region(&nodes, root, &extents)).collect();
-            regions.sort_by_key(address);
-            layouts.push(DiskLayout {
-                table,
-                regions,
-                extents,
-                warnings: std::mem::take(&mut account.warnings),
-                patches: std::mem::take(&mut account.patches),
-            });
-        }
-        Ok(layouts)
-    }
 }
 
-fn foreign_reason(name: &str) -> String {
+pub(super) fn foreign_reason(name: &str) -> String {
     format!("it carries the mark of {name}, which unmoor does not look into; `wipefs` removes an old mark")
-}
-
-/// Whether a superblock that was found at a disk's end is that of its last partition: 0.90 does not state its address.
-fn of_partition(member: &md::Member, table: &PartitionTable) -> bool {
-    member.metadata == "0.90"
-        && table.partitions.iter().any(|partition| {
-            let place = partition.start..partition.start.saturating_add(partition.len);
-            member.own.iter().any(|own| place.contains(&own.start)) && member.content.end <= partition.len
-        })
-}
-
-fn place(span: Span, partition: Option<u32>) -> Place {
-    Place::Disk { offset: span.start, len: span.len, partition }
-}
-
-fn address(region: &Region) -> u64 {
-    match region.place {
-        Place::Disk { offset, .. } | Place::Md { offset, .. } => offset,
-        Place::LogicalVolume { .. } => 0,
-    }
-}
-
-/// Nesting is bounded by the walk: disk, partition, array, partition in it, logical volume.
-fn region(nodes: &[Node], index: usize, extents: &crate::ExtentMap) -> Option<Region> {
-    let node = nodes.get(index)?;
-    let used_bytes = match node.place {
-        Place::Disk { offset, len, .. } | Place::Md { offset, len, .. } => extents
-            .within(offset..offset.saturating_add(len))
-            .filter(|extent| extent.state == crate::State::Data)
-            .map(|extent| extent.len)
-            .sum(),
-        Place::LogicalVolume { .. } => node.used,
-    };
-    let mut children: Vec<_> =
-        node.children.iter().filter_map(|&child| region(nodes, child, extents)).collect();
-    children.sort_by_key(address);
-    Some(Region {
-        place: node.place.clone(),
-        content: node.content.clone(),
-        used_bytes,
-        kept: node.kept.clone(),
-        children,
-    })
 }

@@ -63,7 +63,7 @@ pub(super) fn read(source: &dyn BlockSource) -> Result<Option<Member>> {
         level,
         events: u64::from(word(39)?) | u64::from(word(40)?) << 32,
         content: 0..len,
-        own: vec![at..source.size()],
+        own: std::iter::once(at..source.size()).collect(),
         special,
     }))
 }

@@ -90,11 +90,12 @@ pub(super) fn read(source: &dyn BlockSource, place: Place) -> Result<Option<Memb
     let end = start.checked_add(len).filter(|end| len <= offered && *end <= size);
     let content = start..end.ok_or_else(|| broken("its data lies beyond the member's end"))?;
 
-    let mut own: Vec<Range<u64>> = vec![at..at + LEN as u64];
+    let mut own: Vec<Range<u64>> = std::iter::once(at..at + LEN as u64).collect();
     if features & BITMAP != 0 {
         own.push(bitmap(source, at, block.u32_le(96)?.cast_signed(), &content)?);
     }
-    if features & BAD_BLOCKS != 0 {
+    // The feature is set once there are bad blocks; the room for the list is set aside from the start.
+    if block.u16_le(186)? != 0 {
         let first = beside(at, block.u32_le(188)?.cast_signed());
         let len = u64::from(block.u16_le(186)?) * SECTOR;
         own.push(first..first.saturating_add(len).min(size));
@@ -179,5 +180,7 @@ fn bitmap(
     }
     let bits = header.u64_le(40)?.div_ceil(chunk / SECTOR);
     let len = (bits.div_ceil(8) + HEADER as u64).max(u64::from(header.u32_le(64)?) * SECTOR);
-    Ok(start..start.saturating_add(len).min(bound))
+    // md reads and writes it in pages.
+    let end = start.saturating_add(len).checked_next_multiple_of(4096).unwrap_or(bound);
+    Ok(start..end.min(bound))
 }
