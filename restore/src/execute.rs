@@ -2,24 +2,25 @@
 //! Carrying out a plan. Nothing is decided here; the order is what makes it safe.
 //!
 //! ```text
-//!   open all -> clear all -> for each disk: copy, verify -> grow -> flush -> commit all (first MiB last) -> record
+//!   open all -> clear all -> for each disk: copy, verify, grow -> flush -> commit all: backup tables and last MiBs,
+//!   then first MiBs -> names of files
 //! ```
 
-use std::path::{Path, PathBuf};
+mod check;
+mod grown;
+
+use std::path::Path;
 
 use unmoor_images::copy::{self, Comparison};
 use unmoor_images::formats::{self, CreateOptions, Format};
 use unmoor_images::merkle::Leaves;
 use unmoor_images::monitor::Phase;
-use unmoor_images::{
-    BlockSink, BlockSource, Error, ErrorKind, Extent, ExtentMap, LEAF, Monitor, RangeSet, Result, ResultExt,
-    State, manifest,
-};
+use unmoor_images::{BlockSink, BlockSource, Error, ErrorKind, ExtentMap, Monitor, Result, ResultExt, State};
 
 use crate::grow;
 use crate::plan::{DiskPlan, Options, Plan, Target};
 use crate::record::{Change, RestoreRecord};
-use crate::target::{DiskFile, Held};
+use crate::target::{DiskFile, Held, Partial};
 use crate::view::View;
 
 /// What became of one disk.
@@ -43,42 +44,54 @@ pub struct Outcome {
 
 /// An open target.
 enum Open {
-    /// Written in place; renamed at the end if it is a file.
-    Disk { held: Held, rename: Option<(PathBuf, PathBuf)> },
+    /// Written in place; a file gets its name at the end.
+    Disk { held: Held, partial: Option<Partial> },
     /// Written once in an image format.
-    Image { sink: Option<Box<dyn BlockSink>>, partial: PathBuf, path: PathBuf, format: Format },
+    Image { sink: Option<Box<dyn BlockSink>>, partial: Partial, format: Format },
 }
 
-/// Removes a partial file unless the restore came to its end.
-struct Cleanup(Vec<PathBuf>);
-
-impl Drop for Cleanup {
-    fn drop(&mut self) {
-        for path in &self.0 {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-/// Carries out `plan`. On failure no target has a table: none looks bootable, and files stay `.partial` or are removed.
+/// Carries out `plan`.
+///
+/// # Errors
+///
+/// After a failure no target has a table or a name: devices hold nothing that can be found, files are removed. Only an
+/// error of kind `Refused` comes before anything was written.
 pub fn execute(plan: &Plan, options: &Options, monitor: &dyn Monitor) -> Result<Vec<Outcome>> {
-    let mut cleanup = Cleanup(Vec::new());
     let mut targets = Vec::new();
     for disk in &plan.disks {
-        let open = open(disk, options).doing(|| format!("opening {}", disk.target))?;
-        match &open {
-            Open::Disk { rename: Some((partial, _)), .. } | Open::Image { partial, .. } => {
-                cleanup.0.push(partial.clone());
-            }
-            Open::Disk { .. } => {}
-        }
-        targets.push(open);
+        targets.push(open(disk, options).doing(|| format!("opening {}", disk.target))?);
     }
-    for (disk, target) in plan.disks.iter().zip(&targets) {
+    let written = write(plan, &mut targets, options, monitor);
+    let devices: Vec<String> = plan
+        .disks
+        .iter()
+        .filter(|disk| matches!(disk.target, Target::Device { .. }))
+        .map(|disk| disk.target.to_string())
+        .collect();
+    if written.is_err() && !devices.is_empty() {
+        monitor.warn(format!(
+            "{} left without a partition table, and what was on it is lost: run the restore again",
+            devices.join(" and ")
+        ));
+    }
+    // From now on a refusal would be a lie.
+    written.map_err(|error| match error.kind() {
+        ErrorKind::Refused => Error::new(ErrorKind::Io, "restoring").source(error),
+        _ => error,
+    })
+}
+
+fn write(
+    plan: &Plan,
+    targets: &mut [Open],
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<Vec<Outcome>> {
+    for (disk, target) in plan.disks.iter().zip(&*targets) {
         clear(disk, target).doing(|| format!("clearing {}", disk.target))?;
     }
     let mut outcomes = Vec::new();
-    for (index, (disk, target)) in plan.disks.iter().zip(&mut targets).enumerate() {
+    for (index, (disk, target)) in plan.disks.iter().zip(&mut *targets).enumerate() {
         let outcome = fill(index, disk, target, options, monitor)
             .doing(|| format!("restoring {} to {}", disk.image.path.display(), disk.target))?;
         outcomes.push(outcome);
@@ -86,18 +99,15 @@ pub fn execute(plan: &Plan, options: &Options, monitor: &dyn Monitor) -> Result<
     if monitor.cancelled() {
         return Err(Error::new(ErrorKind::Cancelled, "restoring").because("stopped on request"));
     }
-    // From here on disks become bootable: all of them together, each with its first MiB last.
-    for (disk, target) in plan.disks.iter().zip(&targets) {
-        commit(target).doing(|| format!("writing the table of {}", disk.target))?;
+    // From here on disks become bootable: all of them together, each with its first page last.
+    let committed = commit(plan, targets);
+    if committed.is_err() {
+        // Some of the machine's disks may be complete; a machine with a part of them is not.
+        for (disk, target) in plan.disks.iter().zip(&*targets) {
+            let _ = clear(disk, target);
+        }
     }
-    cleanup.0.clear();
-    Ok(outcomes)
-}
-
-fn partial_of(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".partial");
-    name.into()
+    committed.map(|()| outcomes)
 }
 
 fn open(disk: &DiskPlan, options: &Options) -> Result<Open> {
@@ -109,42 +119,33 @@ fn open(disk: &DiskPlan, options: &Options) -> Result<Open> {
                     Error::refused("opening", "it is not the disk that the plan was made for").path(path)
                 );
             }
-            Ok(Open::Disk { held: Held::new(file, &disk.held), rename: None })
+            Ok(Open::Disk { held: Held::new(file, &disk.held), partial: None })
+        }
+        Target::File { path, format: Format::Raw } => {
+            let create = |now: &Path| DiskFile::create_raw(now, disk.size, disk.sector_size);
+            let (partial, file) = Partial::create(path, create)?;
+            Ok(Open::Disk { held: Held::new(file, &disk.held), partial: Some(partial) })
         }
         Target::File { path, format } => {
-            let partial = partial_of(path);
-            match std::fs::remove_file(&partial) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::io("removing", error).path(&partial));
-                }
-                _ => {}
-            }
-            if *format == Format::Raw {
-                let file = DiskFile::create_raw(&partial, disk.size, disk.sector_size)?;
-                return Ok(Open::Disk {
-                    held: Held::new(file, &disk.held),
-                    rename: Some((partial, path.clone())),
-                });
-            }
             let create = CreateOptions {
                 size: disk.size,
                 compression: options.compression,
                 cluster_size: options.cluster_size,
             };
-            let sink = formats::create(&partial, *format, &create)?;
-            Ok(Open::Image { sink: Some(sink), partial, path: path.clone(), format: *format })
+            let (partial, sink) = Partial::create(path, |now| formats::create(now, *format, &create))?;
+            Ok(Open::Image { sink: Some(sink), partial, format: *format })
         }
     }
 }
 
 /// Makes the target unbootable and its old tables unreadable, before anything of the new content comes.
 fn clear(disk: &DiskPlan, target: &Open) -> Result<()> {
-    let Open::Disk { held, .. } = target else { return Ok(()) };
-    let file = held.disk();
+    let Open::Disk { held, partial: None } = target else { return Ok(()) };
     for range in &disk.clear {
-        file.zero(range.start, range.end - range.start)?;
+        held.disk().zero(range.start, range.end - range.start)?;
+        held.disk().flush()?;
     }
-    file.flush()
+    Ok(())
 }
 
 fn fill(
@@ -163,7 +164,10 @@ fn fill(
         Open::Image { .. } => return Err(Error::malformed("restoring", "the target is already finished")),
     };
     let report = copy::copy(&view, &disk.extents, sink, &run(Phase::Restore), monitor)?;
-    check_image(disk, &report.leaves, &run(Phase::Verify), monitor)?;
+    if let Some(stream) = &disk.image.stream {
+        stream.finish(disk.image.source.size())?;
+    }
+    check::image(disk, &report.leaves, &run(Phase::Verify), monitor)?;
     if options.wipe
         && let Open::Disk { held, .. } = &*target
     {
@@ -187,23 +191,24 @@ fn fill(
             Open::Disk { held, .. } => read_back(held)?,
             Open::Image { partial, format, .. } => {
                 let options = formats::OpenOptions { format: Some(*format), ..Default::default() };
-                read_back(&*formats::open(partial, &options)?.source)?
+                read_back(&*formats::open(partial.now(), &options)?.source)?
             }
         };
-        refuse_differences("reading back what was written", &comparison)?;
+        check::refuse_differences("reading back what was written", &comparison)?;
     }
     let mut changes: Vec<Change> = disk.patches.iter().map(Change::from_patch).collect();
     let (mut extents, mut leaves) = (report.extents, report.leaves);
-    let mut grown = None;
+    let mut grew = None;
     if let (Some(growth), Open::Disk { held, .. }) = (&disk.growth, &*target) {
         let attempt = grow::grow(held.disk(), growth);
         // Mounting alone has changed the superblock, so the hashes are made anew either way.
-        let after = rehash(held, growth, &extents, &leaves, &run(Phase::Verify), &Quiet(monitor))?;
+        let quiet = check::Quiet(monitor);
+        let after = grown::rehash(held, growth, &extents, &leaves, &run(Phase::Verify), &quiet)?;
         let what = if attempt.is_ok() { "grown filesystem" } else { "mounted, not grown" };
         changes.extend(Change::between(&leaves, &after.1, what));
         (extents, leaves) = after;
         match attempt {
-            Ok(()) => grown = Some(format!("{} of partition {}", growth.filesystem.kind.name(), growth.partition)),
+            Ok(()) => grew = Some(format!("{} of partition {}", growth.filesystem.kind.name(), growth.partition)),
             Err(error) => monitor.warn(format!(
                 "the filesystem of partition {} was not grown: {}. The partition is larger; grow it after the first boot",
                 growth.partition,
@@ -216,86 +221,11 @@ fn fill(
         read_bytes: report.read_bytes,
         written_bytes,
         verified: options.verify,
-        grown,
+        grown: grew,
         record,
         extents,
         leaves,
     })
-}
-
-/// Holds what was read from the image against the manifest's hashes.
-///
-/// Where the view shows the image unchanged at its own address, the hashes of the copy are compared; the few
-/// leaves that were patched or moved are read again.
-fn check_image(disk: &DiskPlan, copied: &Leaves, run: &copy::Options, monitor: &dyn Monitor) -> Result<()> {
-    let Some(expected) = &disk.image.leaves else { return Ok(()) };
-    let mut same = RangeSet::new();
-    for piece in disk.pieces.iter().filter(|piece| piece.to == piece.from) {
-        same.insert(piece.to..piece.to + piece.len);
-    }
-    let mut touched = RangeSet::new();
-    for patch in &disk.patches {
-        touched.insert(patch.offset / LEAF * LEAF..patch.end().div_ceil(LEAF) * LEAF);
-    }
-    let mut again = Vec::new();
-    let mut comparison = Comparison::default();
-    let mut at = 0;
-    for leaves in expected.differing(copied) {
-        for leaf in leaves {
-            let range = leaf * LEAF..((leaf + 1) * LEAF).min(expected.size());
-            let unchanged = same.covers(range.clone())
-                && !overlaps(&mut touched, &range)
-                && (range.end - range.start == LEAF || expected.size() == copied.size());
-            if unchanged {
-                comparison.differing.push(range);
-            } else {
-                if at < range.start {
-                    again.push(Extent { offset: at, len: range.start - at, state: State::Hole });
-                }
-                again.extend(disk.image.extents.within(range.clone()));
-                at = range.end;
-            }
-        }
-    }
-    refuse_differences("reading the image", &comparison)?;
-    if at == 0 {
-        return Ok(());
-    }
-    if at < expected.size() {
-        again.push(Extent { offset: at, len: expected.size() - at, state: State::Hole });
-    }
-    let map = ExtentMap::from_extents(again)?;
-    let quiet = copy::Options { threads: 1, ..run.clone() };
-    let comparison = copy::verify(&*disk.image.source, &map, expected, &quiet, &Quiet(monitor))?;
-    refuse_differences("reading the image", &comparison)
-}
-
-fn overlaps(set: &mut RangeSet, range: &std::ops::Range<u64>) -> bool {
-    let ranges = set.ranges();
-    let index = ranges.partition_point(|have| have.end <= range.start);
-    ranges.get(index).is_some_and(|have| have.start < range.end)
-}
-
-/// Passes on cancelling only: a second look at a few leaves is no phase of its own.
-struct Quiet<'a>(&'a dyn Monitor);
-
-impl Monitor for Quiet<'_> {
-    fn event(&self, _event: unmoor_images::monitor::Event) {}
-    fn cancelled(&self) -> bool {
-        self.0.cancelled()
-    }
-}
-
-fn refuse_differences(doing: &'static str, comparison: &Comparison) -> Result<()> {
-    if let Some((range, why)) = comparison.unreadable.first() {
-        return Err(Error::new(ErrorKind::Io, doing).at(range.start).because(why.clone()));
-    }
-    let Some(first) = comparison.differing.first() else { return Ok(()) };
-    let because = format!(
-        "its hash differs from the recorded one, as in {} place(s) in all; the target was left without a table",
-        comparison.differing.len()
-    );
-    Err(Error::new(ErrorKind::Mismatch, doing).at(first.start).because(because))
 }
 
 fn wipe_holes(
@@ -327,79 +257,24 @@ fn wipe_holes(
     Ok(())
 }
 
-/// The map and leaves after a filesystem grew: what it uses now, hashed again.
-fn rehash(
-    held: &Held,
-    growth: &grow::Growth,
-    extents: &ExtentMap,
-    leaves: &Leaves,
-    run: &copy::Options,
-    monitor: &dyn Monitor,
-) -> Result<(ExtentMap, Leaves)> {
-    let part = unmoor_images::adapt::Window::new(held, growth.start, growth.len)?;
-    let facts = unmoor_images::filesystem::probe(&part)?
-        .ok_or_else(|| Error::malformed("looking at the grown filesystem", "it is no longer recognised"))?;
-    let mut used = unmoor_images::filesystem::used(&part, &facts)?;
-    let mut data = RangeSet::new();
-    let mut zeros = RangeSet::new();
-    for extent in extents.iter() {
-        match extent.state {
-            State::Data => data.insert(extent.offset..extent.end()),
-            State::Zero => zeros.insert(extent.offset..extent.end()),
-            State::Hole => {}
+fn commit(plan: &Plan, targets: &mut [Open]) -> Result<()> {
+    let doing = |disk: &DiskPlan| format!("writing the table of {}", disk.target);
+    let disks = || plan.disks.iter();
+    for (disk, target) in disks().zip(&*targets) {
+        if let Open::Disk { held, .. } = target {
+            held.commit_rest().doing(|| doing(disk))?;
         }
     }
-    data.insert_all(&mut used.ranges, growth.start);
-    data.truncate(extents.size());
-    let grown = ExtentMap::from_data(extents.size(), &mut data, State::Hole).zero_holes(&mut zeros);
-    // Only leaves that the partition touches can have changed.
-    let first = growth.start / LEAF * LEAF;
-    let end = ((growth.start + growth.len).div_ceil(LEAF) * LEAF).min(grown.size());
-    let mut only = vec![Extent { offset: 0, len: first, state: State::Hole }];
-    only.extend(grown.within(first..end));
-    only.push(Extent { offset: end, len: grown.size() - end, state: State::Hole });
-    only.retain(|extent| extent.len > 0);
-    let only = ExtentMap::from_extents(only)?;
-    let report = copy::copy(held, &only, &Nowhere, run, monitor)?;
-    Ok((grown, leaves.replaced(first / LEAF..end.div_ceil(LEAF), &report.leaves)?))
-}
-
-/// A sink for hashing alone.
-struct Nowhere;
-
-impl BlockSink for Nowhere {
-    fn granule(&self) -> u64 {
-        LEAF
-    }
-    fn write_at(&self, _data: &[u8], _offset: u64) -> Result<()> {
-        Ok(())
-    }
-    fn write_zeros(&self, _offset: u64, _len: u64) -> Result<()> {
-        Ok(())
-    }
-    fn written_bytes(&self) -> u64 {
-        0
-    }
-    fn finish(self: Box<Self>) -> Result<unmoor_images::sink::Finished> {
-        Ok(unmoor_images::sink::Finished::default())
-    }
-}
-
-fn commit(target: &Open) -> Result<()> {
-    match target {
-        Open::Disk { held, rename } => {
-            held.commit()?;
-            if let Some((partial, path)) = rename {
-                rename_durably(partial, path)?;
-            }
-            held.disk().reread();
-            Ok(())
+    for (disk, target) in disks().zip(&*targets) {
+        if let Open::Disk { held, .. } = target {
+            held.commit_first().doing(|| doing(disk))?;
         }
-        Open::Image { partial, path, .. } => rename_durably(partial, path),
     }
-}
-
-fn rename_durably(partial: &Path, path: &Path) -> Result<()> {
-    std::fs::rename(partial, path).doing(|| format!("renaming {}", partial.display()))?;
-    manifest::sync_folder(path)
+    for target in targets {
+        match target {
+            Open::Disk { held, partial: None } => held.disk().reread(),
+            Open::Disk { partial: Some(partial), .. } | Open::Image { partial, .. } => partial.rename()?,
+        }
+    }
+    Ok(())
 }

@@ -39,6 +39,13 @@ pub fn obstacle(growth: &Growth) -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("only root can mount it".into());
     }
+    if kind == "btrfs"
+        && let Some(uuid) = &growth.filesystem.uuid
+        && Path::new("/sys/fs/btrfs").join(uuid).exists()
+    {
+        // Two devices of one UUID are one filesystem to the kernel: it may write to the wrong one.
+        return Some("a btrfs of the same UUID is mounted on this host".into());
+    }
     if kind == "ext4" && !has_cap_sys_resource() {
         return Some("this process lacks CAP_SYS_RESOURCE, which growing a mounted ext4 demands".into());
     }
@@ -73,8 +80,13 @@ pub fn grow(disk: &DiskFile, growth: &Growth) -> Result<()> {
                 .doing(|| "making mounts private")?;
             let device = Loop::attach(disk, growth)?;
             let mounted = Mount::new(&device.path, growth)?;
-            mounted.grow(growth)?;
-            mounted.unmount()
+            let grown = mounted.grow(growth).and_then(|()| mounted.unmount());
+            if growth.filesystem.kind == FilesystemKind::Btrfs {
+                // Otherwise the kernel keeps the loop device for the filesystem's when the next of its UUID is mounted.
+                let _ = File::open("/dev/btrfs-control")
+                    .and_then(|control| sys::forget_btrfs(&control, &device.path));
+            }
+            grown
         });
         worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })

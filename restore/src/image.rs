@@ -10,6 +10,8 @@ use unmoor_images::merkle::Leaves;
 use unmoor_images::partition::PartitionTable;
 use unmoor_images::{BlockSource, ErrorKind, ExtentMap, Monitor, Result, ResultExt, State, copy};
 
+use crate::stream::Stream;
+
 /// One disk of an image.
 pub struct Image {
     /// Where it is, or "-".
@@ -30,6 +32,8 @@ pub struct Image {
     pub regions: Vec<Region>,
     /// What the administrator should know.
     pub warnings: Vec<String>,
+    /// The pipe that it comes through, if so. Until it is planned, `source` is its first MiB.
+    pub stream: Option<Stream>,
 }
 
 /// How to open an image.
@@ -80,6 +84,7 @@ impl Image {
             regions: record.regions.clone(),
             record: Some(record),
             warnings: opened.warnings,
+            stream: None,
         })
     }
 
@@ -113,6 +118,7 @@ impl Image {
             table: layout.table,
             regions: layout.regions,
             warnings,
+            stream: None,
         })
     }
 }

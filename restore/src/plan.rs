@@ -2,7 +2,12 @@
 //! What a restore will write, decided before anything is touched.
 
 mod build;
-mod show;
+mod conflicts;
+mod document;
+mod fits;
+mod stream;
+
+pub use document::{Document, Grown, Move, TargetDocument, Write};
 
 use std::fmt;
 use std::ops::Range;
@@ -10,6 +15,7 @@ use std::path::PathBuf;
 
 use unmoor_images::ExtentMap;
 use unmoor_images::formats::{Compression, Format};
+use unmoor_images::partition::Partition;
 
 use crate::grow::Growth;
 use crate::image::Image;
@@ -111,6 +117,8 @@ pub struct DiskPlan {
     pub size: u64,
     /// Its logical sector in bytes.
     pub sector_size: u32,
+    /// The partitions as they will be.
+    pub partitions: Vec<Partition>,
     /// Ranges of the image and their places.
     pub pieces: Vec<Piece>,
     /// Bytes that differ from the image's.
@@ -119,7 +127,7 @@ pub struct DiskPlan {
     pub extents: ExtentMap,
     /// Written last, the lowest at the very end.
     pub held: Vec<Range<u64>>,
-    /// Zeroed before all else, so that nothing old is found.
+    /// Zeroed before all else and in this order, so that nothing old is found.
     pub clear: Vec<Range<u64>>,
     /// The filesystem that will be grown.
     pub growth: Option<Growth>,
@@ -140,8 +148,10 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// `Refused` where it does not fit: by how many bytes, and what would make it fit.
+    /// `Refused` where it does not fit: by how many bytes, and what would make it fit; and where a target is another
+    /// one's too, or is the image itself.
     pub fn new(pairs: Vec<(Image, Target)>, options: &Options) -> unmoor_images::Result<Self> {
+        conflicts::check(&pairs)?;
         let disks = pairs.into_iter().map(|(image, target)| build::disk(image, target, options));
         Ok(Self { disks: disks.collect::<unmoor_images::Result<_>>()? })
     }

@@ -4,6 +4,8 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::errno::Errno;
 
@@ -21,7 +23,9 @@ mod ioctl {
     // <linux/ext4.h> EXT4_IOC_RESIZE_FS, xfs_fs.h XFS_IOC_FSGROWFSDATA, <linux/btrfs.h> BTRFS_IOC_RESIZE.
     nix::ioctl_write_ptr!(ext4_resize, b'f', 16, u64);
     nix::ioctl_write_ptr!(xfs_grow, b'X', 110, super::XfsGrow);
-    nix::ioctl_write_ptr!(btrfs_resize, 0x94, 3, super::BtrfsResize);
+    nix::ioctl_write_ptr!(btrfs_resize, 0x94, 3, super::BtrfsArgs);
+    // BTRFS_IOC_FORGET_DEV, on /dev/btrfs-control.
+    nix::ioctl_write_ptr!(btrfs_forget, 0x94, 5, super::BtrfsArgs);
 }
 
 /// `struct xfs_growfs_data`.
@@ -34,7 +38,7 @@ pub(crate) struct XfsGrow {
 
 /// `struct btrfs_ioctl_vol_args`.
 #[repr(C)]
-pub(crate) struct BtrfsResize {
+pub(crate) struct BtrfsArgs {
     fd: i64,
     name: [u8; 4088],
 }
@@ -164,11 +168,23 @@ pub(crate) fn grow_xfs(mount: &File, blocks: u64, inode_max_percent: u32) -> io:
 
 /// Grows a mounted single-device btrfs to fill its device.
 pub(crate) fn grow_btrfs(mount: &File) -> io::Result<()> {
-    let mut request = BtrfsResize { fd: 0, name: [0; 4088] };
+    let mut request = BtrfsArgs { fd: 0, name: [0; 4088] };
     for (to, from) in request.name.iter_mut().zip(b"1:max") {
         *to = *from;
     }
-    // SAFETY: the descriptor is open, and the kernel reads a `struct btrfs_ioctl_vol_args`, which `BtrfsResize` repeats.
+    // SAFETY: the descriptor is open, and the kernel reads a `struct btrfs_ioctl_vol_args`, which `BtrfsArgs` repeats.
     unsafe { ioctl::btrfs_resize(mount.as_raw_fd(), &request) }?;
+    Ok(())
+}
+
+/// Has the kernel forget that a device, which is no longer mounted, belongs to a btrfs.
+pub(crate) fn forget_btrfs(control: &File, device: &Path) -> io::Result<()> {
+    let mut request = BtrfsArgs { fd: 0, name: [0; 4088] };
+    // One byte stays zero: the name ends with it.
+    for (to, from) in request.name.iter_mut().take(4087).zip(device.as_os_str().as_bytes()) {
+        *to = *from;
+    }
+    // SAFETY: the descriptor is open, and the kernel reads a `struct btrfs_ioctl_vol_args`, which `BtrfsArgs` repeats.
+    unsafe { ioctl::btrfs_forget(control.as_raw_fd(), &request) }?;
     Ok(())
 }

@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `unmoor restore`.
 
+mod show;
 mod target;
 
+use std::fs::File;
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
 use unmoor_images::manifest::Manifest;
 use unmoor_images::{Error, ErrorKind, Monitor, Result};
-use unmoor_restore::execute::execute;
+use unmoor_restore::execute::{Outcome as Restored, execute};
 use unmoor_restore::image::{Image, OpenOptions};
 use unmoor_restore::plan::{Grow, Options, Plan, Target};
 use unmoor_restore::record::RestoreRecord;
+use unmoor_restore::{duplicates, room, stream};
 
 use super::values::ImageOptions;
 use crate::output::size::{parse_size, show_size};
@@ -28,7 +33,20 @@ Examples:
       To a file, of the image's own size
 
   unmoor restore db01.qcow2 --disk sda=/dev/sdb --disk sdb=/dev/sdc
-      A machine of two disks";
+      A machine of two disks
+
+  ssh web01 unmoor capture /dev/sda - | unmoor restore --yes - /dev/sdb
+      A raw disk that comes through a pipe";
+
+const STREAMS: &str = "\
+Streams:
+  With - as IMAGE a raw disk is read from standard input. It is written at its own
+  addresses, and nothing in it is looked into: no partition moves or grows, no
+  filesystem grows, all of it is written, and volume groups and arrays that are
+  on this host already are not noticed. A GPT is made to fit a larger or smaller target.
+  Its size is what its GPT states; give --size where it has none. A stream that
+  ends early or goes on leaves the target without a partition table. That it
+  arrived unchanged is not checked, that it is on the disk is.";
 
 /// Put images back onto disks
 ///
@@ -36,9 +54,9 @@ Examples:
 /// on the disk and has been read back: a restore that fails leaves nothing that looks bootable. A larger target's room
 /// goes to the last partition.
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{STREAMS}"))]
 pub(crate) struct Arguments {
-    /// The image; with --disk, any image of the machine, or its manifest
+    /// The image, or - for a raw disk on standard input; with --disk, any image of the machine, or its manifest
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
     /// A block device, or FILE.raw or FILE.qcow2, which is created
@@ -60,9 +78,12 @@ pub(crate) struct Arguments {
     /// Leave a larger target's room unused
     #[arg(long)]
     no_grow: bool,
-    /// Size of a target that is a file; the image's by default
+    /// Size of a target that is a file, the image's by default; with - as IMAGE, the size of its disk
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     size: Option<u64>,
+    /// Bytes in a logical sector of the disk that a target file is for; the image's by default
+    #[arg(long, value_name = "BYTES", value_parser = parse_sector_size)]
+    sector_size: Option<u32>,
     /// Discard or zero what no filesystem uses
     #[arg(long)]
     wipe: bool,
@@ -78,6 +99,9 @@ pub(crate) struct Arguments {
     /// Allow a target that is removable or on USB
     #[arg(long)]
     removable: bool,
+    /// Allow a disk identifier, volume group or array that is on another disk of this host
+    #[arg(long)]
+    allow_duplicates: bool,
     /// Show what would be written, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -98,14 +122,9 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome> {
     let options = arguments.options();
     let mut pairs = Vec::new();
-    for (image, path) in arguments.pairs()? {
+    for (image, path) in arguments.pairs(terminal)? {
         let target = target::find(&path, arguments, terminal)?;
-        let open = OpenOptions {
-            allow_backing: arguments.allow_backing,
-            format: None,
-            ignore_manifest: arguments.ignore_manifest,
-        };
-        let image = Image::open(&image, &open, terminal)?;
+        let image = arguments.open(&image, &target, terminal)?;
         image.warnings.iter().for_each(|warning| terminal.warn(warning.clone()));
         pairs.push((image, target));
     }
@@ -113,13 +132,16 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
     for disk in &plan.disks {
         disk.warnings.iter().for_each(|warning| terminal.warn(warning.clone()));
     }
-    let lines = plan.lines();
+    duplicates::check(&plan, arguments.allow_duplicates, terminal)?;
+    room::check(&plan, &options, terminal)?;
+    let documents = plan.documents();
     if !terminal.json() {
-        lines.iter().try_for_each(|line| terminal.print(&plain(line)))?;
+        let mut lines = documents.iter().flat_map(show::lines);
+        lines.try_for_each(|line| terminal.print(&plain(&line)))?;
     }
     if arguments.dry_run {
         if terminal.json() {
-            let document = json!({ "dry_run": true, "plan": lines, "warnings": terminal.warnings() });
+            let document = json!({ "dry_run": true, "plan": documents, "warnings": terminal.warnings() });
             terminal.print_result(&document)?;
         }
         return Ok(Outcome::Done);
@@ -128,12 +150,22 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
     if devices && !arguments.yes && !terminal.confirm("All that is on the targets will be lost.") {
         return Err(Error::refused("restoring", "it was not confirmed: answer yes, or give --yes"));
     }
-    let mut outcomes = execute(&plan, &options, terminal)?;
+    let outcomes = execute(&plan, &options, terminal)?;
+    report(&plan, outcomes, &json!(documents), terminal)?;
+    Ok(Outcome::Done)
+}
+
+/// Writes the records that `verify` reads, and says how it went.
+fn report(plan: &Plan, outcomes: Vec<Restored>, shown: &Value, terminal: &Terminal) -> Result<()> {
     let mut documents = Vec::new();
-    for (disk, outcome) in plan.disks.iter().zip(&mut outcomes) {
-        let record = RestoreRecord::path_for(&disk.image.path, &disk.target);
+    for (disk, mut outcome) in plan.disks.iter().zip(outcomes) {
+        // A stream leaves no image with which the disk could be compared again.
+        let kept = disk.image.stream.is_none();
+        let record = kept.then(|| RestoreRecord::path_for(&disk.image.path, &disk.target));
         // The disk is restored whether or not this can be written, such as beside an image on a read-only share.
-        if let Err(error) = outcome.record.write(&record, &outcome.extents, &outcome.leaves) {
+        if let Some(record) = &record
+            && let Err(error) = outcome.record.write(record, &outcome.extents, &outcome.leaves)
+        {
             terminal.warn(format!("verify will not know what was changed: {}", error.chain()));
         }
         let verified = if outcome.verified { "read back and exact" } else { "not read back" };
@@ -154,9 +186,9 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
     }
     if terminal.json() {
         let disks = Value::Array(documents);
-        terminal.print_result(&json!({ "disks": disks, "plan": lines, "warnings": terminal.warnings() }))?;
+        terminal.print_result(&json!({ "disks": disks, "plan": shown, "warnings": terminal.warnings() }))?;
     }
-    Ok(Outcome::Done)
+    Ok(())
 }
 
 impl Arguments {
@@ -168,7 +200,7 @@ impl Arguments {
                 Some(volume) => Grow::LogicalVolume(volume.to_owned()),
             },
             size: self.size,
-            sector_size: None,
+            sector_size: self.sector_size,
             wipe: self.wipe,
             verify: !self.no_verify,
             threads: self.threads,
@@ -177,15 +209,46 @@ impl Arguments {
         }
     }
 
+    fn open(&self, image: &Path, target: &Target, terminal: &Terminal) -> Result<Image> {
+        let usage = |because| Err(Error::new(ErrorKind::Usage, "choosing a size").because(because));
+        let device = matches!(target, Target::Device { .. });
+        if device && self.sector_size.is_some() {
+            return usage("the target is a device: it has the sectors that it has");
+        }
+        if image == Path::new("-") {
+            if std::io::stdin().is_terminal() {
+                return usage("standard input is a terminal: pipe a raw disk into it");
+            }
+            // Past the buffer of the standard library, which would cut reads into 8 KiB.
+            let input = std::io::stdin().as_fd().try_clone_to_owned();
+            let input = File::from(input.map_err(|error| Error::io("opening standard input", error))?);
+            return stream::open(Box::new(input), self.size);
+        }
+        if device && self.size.is_some() {
+            return usage("the target is a device: it has the size that it has");
+        }
+        let open = OpenOptions {
+            allow_backing: self.allow_backing,
+            format: None,
+            ignore_manifest: self.ignore_manifest,
+        };
+        Image::open(image, &open, terminal)
+    }
+
     /// Images and the targets that they go to.
-    fn pairs(&self) -> Result<Vec<(PathBuf, PathBuf)>> {
+    fn pairs(&self, terminal: &Terminal) -> Result<Vec<(PathBuf, PathBuf)>> {
+        let usage = |because: String| Error::new(ErrorKind::Usage, "choosing targets").because(because);
+        if self.image == Path::new("-") {
+            let target = self.target.clone();
+            let target = target.ok_or_else(|| usage("a stream is one disk: name its TARGET".to_owned()))?;
+            return Ok(vec![(self.image.clone(), target)]);
+        }
         let folder = self.image.parent().unwrap_or(Path::new(""));
         let manifest = if self.image.to_string_lossy().ends_with(".unmoor.json") {
             Some(Manifest::read(&self.image)?)
         } else {
             Manifest::beside(&self.image)?.map(|(manifest, _)| manifest)
         };
-        let usage = |because: String| Error::new(ErrorKind::Usage, "choosing targets").because(because);
         if let Some(target) = &self.target {
             let image = match &manifest {
                 Some(manifest) if self.image.to_string_lossy().ends_with(".unmoor.json") => {
@@ -195,6 +258,13 @@ impl Arguments {
                             return Err(usage(format!("the machine has {} disks: use --disk", disks.len())));
                         }
                     }
+                }
+                Some(manifest) if manifest.disks.len() > 1 => {
+                    let count = manifest.disks.len();
+                    terminal.warn(format!(
+                        "the machine has {count} disks: only this one will be restored (see --disk)"
+                    ));
+                    self.image.clone()
                 }
                 _ => self.image.clone(),
             };
@@ -220,6 +290,15 @@ impl Arguments {
             }
             pairs.push((image, target.clone()));
         }
+        let left: Vec<&str> = manifest
+            .disks
+            .iter()
+            .filter(|disk| !pairs.iter().any(|(image, _)| image.ends_with(&disk.image)))
+            .map(|disk| disk.source.as_str())
+            .collect();
+        if !left.is_empty() {
+            terminal.warn(format!("{} of the machine will not be restored", left.join(", ")));
+        }
         Ok(pairs)
     }
 }
@@ -229,6 +308,13 @@ fn file_name(name: &str) -> Result<&str> {
     match Path::new(name).file_name() {
         Some(plain) if plain == name => Ok(name),
         _ => Err(Error::malformed("reading the manifest", format!("{name:?} is not a file name"))),
+    }
+}
+
+fn parse_sector_size(text: &str) -> std::result::Result<u32, String> {
+    match text.parse() {
+        Ok(size @ (512 | 4096)) => Ok(size),
+        _ => Err("sectors have 512 or 4096 bytes".to_owned()),
     }
 }
 

@@ -3,13 +3,14 @@
 
 use std::ops::Range;
 
-use unmoor_images::filesystem::{FilesystemFacts, FilesystemKind};
+use unmoor_images::filesystem::{Condition, FilesystemFacts, FilesystemKind};
+use unmoor_images::formats::Format;
 use unmoor_images::layout::{Content, Place, Region, signatures};
 use unmoor_images::partition::rewrite::{self, TableRewrite};
 use unmoor_images::partition::{Partition, Role, TableKind};
-use unmoor_images::{BlockSource, Error, ErrorKind, RangeSet, Result, State};
+use unmoor_images::{BlockSource, Error, ErrorKind, RangeSet, Result};
 
-use super::{DiskPlan, Grow, Options, Target};
+use super::{DiskPlan, Grow, Options, Target, fits, stream};
 use crate::grow::{self, Growth};
 use crate::image::Image;
 use crate::sectors;
@@ -19,11 +20,16 @@ use crate::view::{Patch, Piece, View};
 const ENDS: u64 = 1 << 20;
 
 pub(super) fn disk(image: Image, target: Target, options: &Options) -> Result<DiskPlan> {
+    if let Some(stream) = image.stream.clone() {
+        return stream::disk(image, &stream, target);
+    }
     let (size, sector_size) = match &target {
         Target::Device { size, sector_size, .. } => (*size, *sector_size),
         Target::File { .. } => {
             let sector_size = options.sector_size.unwrap_or(image.table.sector_size);
-            (options.size.unwrap_or(image.source.size()), sector_size)
+            // An image file of any length is a disk; a disk ends with a sector.
+            let whole = image.source.size().next_multiple_of(u64::from(sector_size));
+            (options.size.unwrap_or(whole), sector_size)
         }
     };
     if size == 0 || !size.is_multiple_of(u64::from(sector_size)) {
@@ -36,19 +42,23 @@ pub(super) fn disk(image: Image, target: Target, options: &Options) -> Result<Di
     let table = fit_table(&image, size, sector_size, options, &mut notes)?;
     let moved = moved_partitions(&image.table.partitions, &table.partitions);
     let pieces = pieces(&image, size, &table, &moved)?;
+    if !table.partitions.is_empty() {
+        fits::mention(&image, size.min(image.source.size()), &mut warnings)?;
+    }
     let mut patches: Vec<Patch> = table_patches(&image, &pieces, &table)?;
     patches.append(&mut remade);
-    let growth = growth(&image, &table, &mut notes);
-    let held = held(&table, image.table.kind, size);
+    let growth = growth(&image, &table, &target, &mut notes);
+    let held = held(&table, image.table.kind, size, growth.as_ref());
     let mut zeros = zeros(&table, size);
     let view = View::new(&*image.source, &pieces, &patches, size, sector_size);
     let extents = view.extents(&image.extents, &mut zeros);
-    let clear = vec![0..ENDS.min(size), size.saturating_sub(ENDS)..size];
+    let clear = clear(size);
     Ok(DiskPlan {
         image,
         target,
         size,
         sector_size,
+        partitions: table.partitions,
         pieces,
         patches,
         extents,
@@ -152,29 +162,8 @@ fn pieces(
         pieces.push(Piece { to: new.start, from: old.start, len: old.end - old.start });
     }
     pieces.sort_by_key(|piece| piece.to);
-    lost(image, end, table)?;
+    fits::check(image, end, &table.partitions)?;
     Ok(pieces)
-}
-
-/// Refuses a smaller target that would lose content which no partition accounts for.
-fn lost(image: &Image, end: u64, table: &TableRewrite) -> Result<()> {
-    if end >= image.source.size() || !table.partitions.is_empty() {
-        return Ok(());
-    }
-    let beyond =
-        image.extents.within(end..image.extents.size()).filter(|extent| extent.state == State::Data).last();
-    match beyond {
-        None => Ok(()),
-        Some(last) => Err(Error::refused(
-            "fitting the image to a smaller target",
-            format!(
-                "it has content up to byte {}, and the target ends {} bytes before that; shrink the filesystem first, or take a target of at least {} bytes",
-                last.end(),
-                last.end() - end,
-                last.end()
-            ),
-        )),
-    }
 }
 
 /// The table's writes that differ from what the pieces put there anyway.
@@ -182,23 +171,36 @@ fn table_patches(image: &Image, pieces: &[Piece], table: &TableRewrite) -> Resul
     let size = table.writes.iter().map(|(at, bytes)| at + bytes.len() as u64).max().unwrap_or(0);
     let view = View::new(&*image.source, pieces, &[], size, 512);
     let mut patches = Vec::new();
-    for (at, bytes) in &table.writes {
+    for (index, (at, bytes)) in table.writes.iter().enumerate() {
         let mut before = vec![0; bytes.len()];
         view.read_at(&mut before, *at)?;
         if before != *bytes {
-            patches.push(Patch { offset: *at, bytes: bytes.clone(), what: "partition table".into() });
+            let what = label(image.table.kind, index, *at).to_owned();
+            patches.push(Patch { offset: *at, bytes: bytes.clone(), what });
         }
     }
     Ok(patches)
 }
 
+/// What write number `index` of a [`TableRewrite`] is.
+pub(super) fn label(kind: TableKind, index: usize, offset: u64) -> &'static str {
+    match (kind, index) {
+        (TableKind::Gpt, 0) => "protective MBR",
+        (TableKind::Gpt, 1) => "GPT header",
+        (TableKind::Gpt, 2) => "GPT entries",
+        (TableKind::Gpt, 3) => "backup GPT entries",
+        (TableKind::Gpt, _) => "backup GPT header",
+        _ if offset == 0 => "MBR",
+        _ => "extended boot record",
+    }
+}
+
 /// The partition that became longer, if what it holds can follow.
-fn growth(image: &Image, table: &TableRewrite, notes: &mut Vec<String>) -> Option<Growth> {
+fn growth(image: &Image, table: &TableRewrite, target: &Target, notes: &mut Vec<String>) -> Option<Growth> {
     let (old, new) = image.table.partitions.iter().find_map(|old| {
         let new = table.partitions.iter().find(|new| new.number == old.number)?;
         (new.len > old.len && old.role != Role::Extended).then_some((old, new))
     })?;
-    let more = new.len - old.len;
     let Some(facts) = filesystem(image, old.number) else {
         let inside = match region(image, old.number).map(|region| &region.content) {
             Some(Content::PhysicalVolume { .. }) => "an LVM physical volume: run pvresize, then lvextend -r",
@@ -206,7 +208,7 @@ fn growth(image: &Image, table: &TableRewrite, notes: &mut Vec<String>) -> Optio
             Some(Content::MdMember { .. }) => "an md member: run mdadm --grow --size=max",
             _ => "nothing that is known: grow it by its own tools",
         };
-        notes.push(format!("partition {} gets {more} bytes more; it holds {inside}", old.number));
+        notes.push(format!("partition {} gets more room; it holds {inside}", old.number));
         return None;
     };
     let mut imax = [0; 1];
@@ -225,6 +227,11 @@ fn growth(image: &Image, table: &TableRewrite, notes: &mut Vec<String>) -> Optio
     let obstacle = if new.start < ENDS {
         // Its first bytes are held back with the table, so it cannot be mounted before the commit.
         Some("it begins in the disk's first MiB".to_owned())
+    } else if !matches!(target, Target::Device { .. } | Target::File { format: Format::Raw, .. }) {
+        Some("it cannot be mounted inside an image of this format".to_owned())
+    } else if image.regions.iter().flat_map(Region::walk).any(is_hibernated) {
+        // A journal replayed under a suspended system destroys the filesystem when that resumes.
+        Some("the image holds a suspended system".to_owned())
     } else {
         grow::obstacle(&growth)
     };
@@ -247,9 +254,32 @@ fn growth(image: &Image, table: &TableRewrite, notes: &mut Vec<String>) -> Optio
     }
 }
 
-/// What makes the disk bootable: the first MiB, and a backup table at the end.
-fn held(table: &TableRewrite, kind: TableKind, size: u64) -> Vec<Range<u64>> {
+fn is_hibernated(region: &Region) -> bool {
+    region.filesystem().is_some_and(|facts| matches!(facts.condition, Condition::Hibernated(_)))
+}
+
+/// What is cleared first: every place of the disk where something old would be found. The end comes before the
+/// start, so that a disk whose clearing is interrupted is still as it was, or has nothing that can be found.
+pub(super) fn clear(size: u64) -> Vec<Range<u64>> {
+    let mut places = signatures::places(size);
+    let mut ranges = places.ranges().to_vec();
+    ranges.reverse();
+    ranges
+}
+
+/// What makes the disk bootable or known as a member of something: the first and last MiB, and a GPT wherever it lies.
+///
+/// What a mount writes to must not be held: where the partition that will be grown reaches into the last MiB, that part
+/// is left out.
+pub(super) fn held(
+    table: &TableRewrite,
+    kind: TableKind,
+    size: u64,
+    growth: Option<&Growth>,
+) -> Vec<Range<u64>> {
+    let tail = growth.map_or(0, |growth| growth.start + growth.len).max(size.saturating_sub(ENDS));
     let mut held = RangeSet::of(0..ENDS.min(size));
+    held.insert(tail.min(size)..size);
     if kind == TableKind::Gpt {
         for (at, bytes) in &table.writes {
             // An EBR far up is not found without the first sector; a backup GPT is.
@@ -260,7 +290,7 @@ fn held(table: &TableRewrite, kind: TableKind, size: u64) -> Vec<Range<u64>> {
 }
 
 /// Where no old content of the target may stay, by the target's own geometry.
-fn zeros(table: &TableRewrite, size: u64) -> RangeSet {
+pub(super) fn zeros(table: &TableRewrite, size: u64) -> RangeSet {
     let mut zeros = RangeSet::new();
     let mut add = |start: u64, len: u64| {
         for range in signatures::places(len).ranges() {

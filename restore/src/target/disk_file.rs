@@ -34,6 +34,21 @@ pub struct DiskFile {
     written: AtomicU64,
 }
 
+/// What sysfs says of the block device with the kernel's number `number` (`st_rdev`).
+fn sysfs(number: u64, file: &str) -> PathBuf {
+    PathBuf::from(format!("/sys/dev/block/{}:{}/{file}", libc::major(number), libc::minor(number)))
+}
+
+/// True if the kernel will not write to the device, such as a write-protected card.
+pub fn is_read_only(number: u64) -> bool {
+    std::fs::read(sysfs(number, "ro")).is_ok_and(|text| text.starts_with(b"1"))
+}
+
+/// True for a partition of a disk.
+pub fn is_partition(number: u64) -> bool {
+    sysfs(number, "partition").exists()
+}
+
 impl DiskFile {
     /// Opens the block device at `path` for itself alone: the kernel refuses one that is mounted or claimed.
     pub fn open_device(path: &Path) -> Result<Self> {
@@ -132,7 +147,13 @@ impl DiskFile {
         }
         // The last page of a file whose size is no multiple of it, and small changes, go through the cache.
         match &self.direct {
-            Some(direct) if is_aligned(data, offset, FILE_UNIT) => direct.write_all_at(data, offset),
+            Some(direct) if is_aligned(data, offset, FILE_UNIT) => match direct.write_all_at(data, offset) {
+                // The alignment that this filesystem wants is larger than ours.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    self.file.write_all_at(data, offset)
+                }
+                other => other,
+            },
             _ => self.file.write_all_at(data, offset),
         }
     }
@@ -250,7 +271,14 @@ impl BlockSource for DiskFile {
             }
         } else {
             match &self.direct {
-                Some(direct) if is_aligned(buf, offset, FILE_UNIT) => direct.read_exact_at(buf, offset),
+                Some(direct) if is_aligned(buf, offset, FILE_UNIT) => {
+                    match direct.read_exact_at(buf, offset) {
+                        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                            self.file.read_exact_at(buf, offset)
+                        }
+                        other => other,
+                    }
+                }
                 _ => self.file.read_exact_at(buf, offset),
             }
         };

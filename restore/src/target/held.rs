@@ -13,7 +13,10 @@ use unmoor_images::{BlockSink, BlockSource, Extent, Result, State};
 
 use super::DiskFile;
 
-/// A [`DiskFile`] with ranges that stay in memory until [`commit`](Self::commit).
+/// What is written last of all: MBR, GPT header on 512-byte sectors, the superblock of a filesystem on the whole disk.
+const HEAD: usize = 4096;
+
+/// A [`DiskFile`] with ranges that stay in memory until [`commit_first`](Self::commit_first).
 ///
 /// As a source it reads as the committed disk will.
 #[derive(Debug)]
@@ -23,7 +26,7 @@ pub struct Held {
     held: Mutex<Vec<Piece>>,
 }
 
-/// The content of a held range; `known` is set once something was written to it.
+/// The content of a held range; `written` is set once something was written to it.
 #[derive(Debug)]
 struct Piece {
     start: u64,
@@ -117,14 +120,28 @@ impl Held {
         Ok(())
     }
 
-    /// Writes what was held, the lowest range last, flushing before it and after it, and reads each back.
+    /// Writes what was held but for the lowest range: after it the disk has a backup table at most, without which
+    /// the first sector is nothing.
     ///
-    /// Until the last write begins, the disk has no table.
-    pub fn commit(&self) -> Result<()> {
+    /// Everything that was written before is flushed first.
+    pub fn commit_rest(&self) -> Result<()> {
         self.disk.flush()?;
-        let pieces = self.held();
-        for piece in pieces.iter().rev().filter(|piece| piece.written) {
+        for piece in self.held().iter().skip(1).rev().filter(|piece| piece.written) {
             self.disk.write(&piece.bytes, piece.start)?;
+        }
+        self.disk.flush()
+    }
+
+    /// Writes the lowest range, its first page last, and reads back all that was held.
+    ///
+    /// Until the very last write the disk has no table: no protective MBR, boot code or superblock.
+    pub fn commit_first(&self) -> Result<()> {
+        let pieces = self.held();
+        if let Some(first) = pieces.first().filter(|piece| piece.written) {
+            let (head, rest) = first.bytes.split_at(first.bytes.len().min(HEAD));
+            self.disk.write(rest, first.start + head.len() as u64)?;
+            self.disk.flush()?;
+            self.disk.write(head, first.start)?;
             self.disk.flush()?;
         }
         for piece in pieces.iter().filter(|piece| piece.written) {
@@ -157,7 +174,8 @@ impl BlockSink for Held {
     }
 
     fn finish(self: Box<Self>) -> Result<Finished> {
-        self.commit()?;
+        self.commit_rest()?;
+        self.commit_first()?;
         Ok(Finished { stored_bytes: self.disk.written() })
     }
 }

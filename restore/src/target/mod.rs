@@ -10,6 +10,8 @@
 mod aligned;
 mod disk_file;
 mod held;
+mod partial;
 
-pub use disk_file::DiskFile;
+pub use disk_file::{DiskFile, is_partition, is_read_only};
 pub use held::Held;
+pub(crate) use partial::Partial;

@@ -9,9 +9,11 @@ use unmoor_capture::facts::{Tree, describe_disk};
 use unmoor_capture::in_use;
 use unmoor_images::formats::Format;
 use unmoor_images::layout::{self, Content, Hibernated};
+use unmoor_images::manifest::DiskFacts;
 use unmoor_images::monitor::Silent;
 use unmoor_images::{BlockSource, Error, ErrorKind, Monitor, Result};
 use unmoor_restore::plan::Target;
+use unmoor_restore::target::{is_partition, is_read_only};
 
 use super::Arguments;
 use crate::output::size::show_size;
@@ -59,11 +61,18 @@ fn device(path: &Path, number: u64, arguments: &Arguments, monitor: &dyn Monitor
         let because = "it is in use: mounted read-only, or part of a volume group or array; release it first";
         return Err(Error::refused("restoring to", because).path(path));
     }
+    if is_read_only(number) {
+        let because = "it is read-only: a switch on the card, or `blockdev --setrw`, makes it writable";
+        return Err(Error::refused("restoring to", because).path(path));
+    }
     let disk = Device::open(path)?;
     let facts = describe_disk(&Tree::default(), number).unwrap_or_default();
-    if facts.removable && !arguments.removable {
-        let because = "it is removable, or on USB: give --removable if you mean it";
-        return Err(Error::refused("restoring to", because).path(path));
+    refuse_removable(&facts, arguments.removable).map_err(|error| error.path(path))?;
+    if is_partition(number) {
+        monitor.warn(format!(
+            "{} is a partition, not a whole disk: what is restored will lie inside it",
+            path.display()
+        ));
     }
     let identity = [facts.model, facts.serial].into_iter().flatten();
     let parts: Vec<String> =
@@ -74,6 +83,14 @@ fn device(path: &Path, number: u64, arguments: &Arguments, monitor: &dyn Monitor
         sector_size: disk.sector_size(),
         description: parts.join(", "),
     })
+}
+
+fn refuse_removable(facts: &DiskFacts, allowed: bool) -> Result<()> {
+    if facts.removable && !allowed {
+        let because = "it is removable, or on USB: give --removable if you mean it";
+        return Err(Error::refused("restoring to", because));
+    }
+    Ok(())
 }
 
 /// What will be lost, in a few words. What cannot be read is no obstacle to writing over it.
@@ -102,4 +119,18 @@ fn existing_content(disk: &Device, monitor: &dyn Monitor) -> Option<String> {
         waiting.extend(region.children.iter().rev());
     }
     if found.is_empty() { None } else { Some(format!("holds {}", found.join(", "))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removable_disk_is_refused_unless_it_is_asked_for() {
+        let facts = |removable| DiskFacts { removable, ..DiskFacts::default() };
+        assert_eq!(refuse_removable(&facts(true), false).unwrap_err().kind(), ErrorKind::Refused);
+        assert!(
+            refuse_removable(&facts(true), true).is_ok() && refuse_removable(&facts(false), false).is_ok()
+        );
+    }
 }
