@@ -57,7 +57,7 @@ ln -s "$(printf '../aged/%.0s' {1..30})one" long
 ln -s /nowhere dangling
 mkfifo fifo
 mknod character c 5 1
-mknod block b 259 1048575
+mknod block b 259 262143
 cp /bin/true setuid && chmod 6755 setuid
 mkdir sticky && chmod 1777 sticky
 echo owned >owned && chown 100000:4000000000 owned && chmod 0 owned

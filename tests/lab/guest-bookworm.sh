@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # Debian 12 as its installer lays it out on an old machine: BIOS, MBR, ext4, swap in a logical partition.
-sfdisk --quiet --no-tell-kernel "$TARGET" <<'TABLE'
+partition <<'TABLE'
 label: dos
 label-id: 0x1b2e33a5
 start=2048, size=6815744, type=83, bootable
 start=6819840, type=5
 start=6821888, type=82
 TABLE
-blockdev --rereadpt "$TARGET"
-udevadm settle
 # The features of Debian 12's own mke2fs: its GRUB knows neither of the two.
 mkfs.ext4 -q -L root -O ^metadata_csum_seed,^orphan_file "${TARGET}1"
 mkswap -q -L swap "${TARGET}5"

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Debian 12 on btrfs: BIOS, GPT with a BIOS boot partition, subvolumes, zstd compression, a snapshot.
-sfdisk --quiet --no-tell-kernel "$TARGET" <<'TABLE'
+partition <<'TABLE'
 label: gpt
 size=1MiB, type=21686148-6449-6E6F-744E-656564454649, name="BIOS boot"
 type=linux, name="btrfs"
 TABLE
-blockdev --rereadpt "$TARGET"
-udevadm settle
 modprobe btrfs
 mkfs.btrfs -q -L root "${TARGET}2"
 udevadm settle

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # Debian 13 as a server of today: UEFI, GPT, an ESP, /boot on ext4, the rest LVM with ext4, XFS and swap.
-sfdisk --quiet --no-tell-kernel "$TARGET" <<'TABLE'
+partition <<'TABLE'
 label: gpt
 size=256MiB, type=uefi, name="EFI System Partition"
 size=512MiB, type=linux, name="boot"
 type=lvm, name="lvm"
 TABLE
-blockdev --rereadpt "$TARGET"
-udevadm settle
 mkfs.vfat -F 32 -n ESP "${TARGET}1"
 mkfs.ext4 -q -L boot "${TARGET}2"
 pvcreate -y "${TARGET}3"

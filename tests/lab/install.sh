@@ -4,6 +4,13 @@ FILES=/sys/firmware/qemu_fw_cfg/by_name/opt/unmoor/file
 TARGET=$(disk target)
 say() { echo "LAB $*" >/dev/console; }
 
+# Writes the partition table that stands on standard input. The lock keeps udev, which opens whatever it is told of, from
+# making the kernel's re-reading of the table fail.
+partition() {
+    sfdisk --quiet --lock "$TARGET"
+    udevadm settle
+}
+
 # Puts the Debian tree from the disk `rootfs` into /mnt.
 unpack() {
     say "unpacking Debian"

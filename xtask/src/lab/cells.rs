@@ -2,15 +2,15 @@
 //! Cells of the lab's matrix: a guest is captured, verified, restored onto a used disk, compared file by file, and booted.
 
 use crate::lab::guest::{Built, GUESTS, Guest};
-use crate::lab::listing::{compare, file_count, list};
+use crate::lab::listing::{check_checkers, compare, file_count, list, signatures};
 use crate::lab::qemu::Writes;
 use crate::lab::{Scratch, old_content, proof};
-use crate::run::{Failure, Result, While, output};
+use crate::run::{Failure, Result, While, as_root, output};
 use crate::step::{Steps, Tally};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// One cell.
@@ -48,27 +48,27 @@ pub(crate) fn cells() -> Vec<Cell> {
 pub(crate) fn run(steps: &mut Steps, unmoor: &Path, all: bool) {
     let built: Mutex<Vec<Built>> = Mutex::default();
     steps.tests("lab: building the guests", || {
-        in_parallel(GUESTS, |guest| {
+        Ok(in_parallel(GUESTS, |guest| {
             let guest = guest.build()?;
-            guest.listing()?;
+            check_checkers(&guest.listing()?)?;
             lock(&built).push(guest);
             Ok(())
-        })
+        }))
     });
-    let built = built.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let built = built.into_inner().unwrap_or_else(PoisonError::into_inner);
     let cells: Vec<Cell> = cells().into_iter().filter(|cell| all || !cell.long).collect();
-    let outcomes: Mutex<Vec<(String, f64, Result)>> = Mutex::default();
     println!("==> lab: {} cells", cells.len());
-    let _ = in_parallel(&cells, |cell| {
-        let Some(guest) = built.iter().find(|guest| guest.name == cell.guest.name) else { return Ok(()) };
+    let steps = Mutex::new(steps);
+    in_parallel(&cells, |cell| {
         let start = Instant::now();
-        let outcome = cell.run(guest, unmoor);
-        lock(&outcomes).push((cell.name(), start.elapsed().as_secs_f64(), outcome));
+        let guest = built.iter().find(|guest| guest.name == cell.guest.name);
+        let outcome = guest
+            .ok_or_else(|| Failure::new("its guest is not there"))
+            .and_then(|guest| cell.run(guest, unmoor));
+        let tally = outcome.map(|()| Tally { passed: 1, failed: 0 });
+        lock(&steps).record(&cell.name(), start.elapsed().as_secs_f64(), tally);
         Ok(())
     });
-    for (name, seconds, outcome) in outcomes.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
-        steps.record(&name, seconds, outcome.map(|()| Tally { passed: 1, failed: 0 }));
-    }
 }
 
 impl Cell {
@@ -77,9 +77,8 @@ impl Cell {
         let image = scratch.path().join(self.image);
         let restored = scratch.path().join("restored.raw");
         let command = |arguments: &[&str], paths: &[&Path]| {
-            let mut command = Command::new(unmoor);
-            command.args(arguments).args(paths);
-            output(&mut command).map(drop)
+            // As root, for the loop device.
+            output(as_root("env").arg(unmoor).args(arguments).args(paths)).map(drop)
         };
         command(&["capture"], &[&guest.disk, &image])?;
         if self.image.ends_with("qcow2") {
@@ -87,8 +86,11 @@ impl Cell {
         }
         command(&["verify"], &[&image])?;
         old_content::fill(&restored, self.guest.size + self.bigger)?;
-        command(&["restore", "--yes", "--force"], &[&image, &restored])?;
-        command(&["verify"], &[&image, &restored])?;
+        // A block device keeps what is not written; a file might be replaced as a whole.
+        let device = LoopDevice::attach(&restored)?;
+        command(&["restore", "--yes"], &[&image, device.path()])?;
+        command(&["verify"], &[&image, device.path()])?;
+        drop(device);
 
         let before = guest.listing()?;
         let after = list(&restored)?;
@@ -96,6 +98,11 @@ impl Cell {
         let but: &[&str] =
             if self.bigger == 0 { &[] } else { &["table", "signatures", "checker", "volumes"] };
         compare(&before, &after, but).while_doing("comparing the restored disk with the source")?;
+        check_checkers(&after)?;
+        if signatures(&before) != signatures(&after) {
+            let (before, after) = (signatures(&before), signatures(&after));
+            return Err(Failure::new(format!("probing found {before:?} before and {after:?} after")));
+        }
         if file_count(&before) < 10_000 {
             return Err(Failure::new("the listing of the source has too few files to prove anything"));
         }
@@ -103,8 +110,30 @@ impl Cell {
     }
 }
 
+/// A file as a block device, detached when dropped.
+struct LoopDevice(PathBuf);
+
+impl LoopDevice {
+    fn attach(file: &Path) -> Result<Self> {
+        let device = output(as_root("losetup").args(["--find", "--show"]).arg(file))?;
+        Ok(Self(PathBuf::from(device.trim_end())))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        if let Err(error) = output(as_root("losetup").arg("--detach").arg(&self.0)) {
+            println!("    {error}");
+        }
+    }
+}
+
 /// Does `work` for every item, two at a time, and counts what passed; failures are printed as they come.
-pub(crate) fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) -> Result + Sync) -> Result<Tally> {
+pub(crate) fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) -> Result + Sync) -> Tally {
     let next = AtomicUsize::new(0);
     let tally = Mutex::new(Tally::default());
     std::thread::scope(|scope| {
@@ -121,9 +150,9 @@ pub(crate) fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) -> Result + Sy
             });
         }
     });
-    Ok(*lock(&tally))
+    *lock(&tally)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

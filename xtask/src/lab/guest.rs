@@ -110,14 +110,13 @@ impl Built {
 impl Guest {
     /// Builds the guest where it is not cached.
     pub(crate) fn build(&self) -> Result<Built> {
-        // A guest made by another appliance, or listed otherwise, is another guest.
         let appliance = appliance::built()?;
         let tree = self.tree.archive()?;
         let hardware =
             format!("{} {:?} {:?} {:?} {}", self.size, self.chipset, self.firmware, self.bus, self.nic);
-        let inputs = [appliance.to_string_lossy(), tree.to_string_lossy()];
-        let mut recipe: Vec<&str> =
-            inputs.iter().map(|path| path.rsplit('/').next().unwrap_or_default()).collect();
+        // A guest made from another tree or by another appliance is another guest.
+        let inputs = [&appliance, &tree].map(|path| path.to_string_lossy());
+        let mut recipe: Vec<&str> = inputs.iter().map(AsRef::as_ref).collect();
         recipe.extend([appliance::PRELUDE, INSTALL, AGE, PROOF, PROOF_UNIT, self.recipe, &hardware]);
         let directory = lab::cached(&format!("guest-{}", self.name), &recipe, |directory| {
             let disk = directory.join("disk.raw");
@@ -126,8 +125,6 @@ impl Guest {
             self.install(&disk, &tree)?;
             // The first boot makes what every machine makes once: identity, keys, journal.
             proof::boot(&self.machine(&disk, Writes::Kept))?.check(self)?;
-            fs::write(directory.join("listing.txt"), listing::list(&disk)?)
-                .while_doing("writing listing.txt")?;
             let mut permissions = file.metadata()?.permissions();
             permissions.set_readonly(true);
             fs::set_permissions(&disk, permissions).while_doing("making the disk read-only")

@@ -5,7 +5,7 @@
 use crate::lab::appliance::Job;
 use crate::lab::qemu::{Disk, Writes};
 use crate::run::{Failure, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub(crate) fn list(path: &Path) -> Result<String> {
 pub(crate) fn compare(before: &str, after: &str, but: &[&str]) -> Result {
     let (before, after) = (sections(before), sections(after));
     let mut differences = Vec::new();
-    let titles: std::collections::BTreeSet<&&str> = before.keys().chain(after.keys()).collect();
+    let titles: BTreeSet<&&str> = before.keys().chain(after.keys()).collect();
     for title in titles {
         if but.iter().any(|start| title.starts_with(start)) {
             continue;
@@ -49,6 +49,31 @@ pub(crate) fn compare(before: &str, after: &str, but: &[&str]) -> Result {
     )))
 }
 
+/// Fails unless every checker that ran was content.
+pub(crate) fn check_checkers(listing: &str) -> Result {
+    for (title, lines) in sections(listing) {
+        if title.starts_with("checker ") && !lines.contains("exit 0") {
+            let said: Vec<&str> = lines.into_iter().collect();
+            return Err(Failure::new(format!("{title} complains:\n{}", said.join("\n"))));
+        }
+    }
+    Ok(())
+}
+
+/// The signatures that probing found, without their offsets: what is compared where a disk has another size.
+pub(crate) fn signatures(listing: &str) -> BTreeSet<String> {
+    let sections = sections(listing);
+    let found = sections.iter().filter(|(title, _)| title.starts_with("signatures "));
+    found
+        .flat_map(|(title, lines)| lines.iter().map(move |line| (title, line)))
+        .filter(|(_, line)| line.starts_with("0x"))
+        .map(|(title, line)| {
+            let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+            format!("{title}: {}", words.join(" "))
+        })
+        .collect()
+}
+
 /// The number of files in a listing.
 pub(crate) fn file_count(listing: &str) -> usize {
     let sections = sections(listing);
@@ -56,15 +81,15 @@ pub(crate) fn file_count(listing: &str) -> usize {
     files.map(|(_, lines)| lines.len()).sum()
 }
 
-fn sections(listing: &str) -> BTreeMap<&str, std::collections::BTreeSet<&str>> {
+fn sections(listing: &str) -> BTreeMap<&str, BTreeSet<&str>> {
     let mut sections = BTreeMap::new();
     let mut title = "";
     for line in listing.lines() {
         if let Some(next) = line.strip_prefix("== ") {
             title = next;
-            sections.entry(title).or_insert_with(std::collections::BTreeSet::new);
+            sections.entry(title).or_insert_with(BTreeSet::new);
         } else {
-            sections.entry(title).or_insert_with(std::collections::BTreeSet::new).insert(line);
+            sections.entry(title).or_insert_with(BTreeSet::new).insert(line);
         }
     }
     sections
