@@ -6,6 +6,6 @@ mod mapped;
 mod memory;
 mod window;
 
-pub use mapped::{Mapped, Segment};
+pub use mapped::{Leg, Mapped, Segment};
 pub use memory::Memory;
 pub use window::Window;

@@ -1,5 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A machine's disks taken apart: table, partitions, volumes, filesystems, and from them every byte's state.
+//!
+//! ```text
+//!   disk -> table -> partition --+-> filesystem, swap ------------------> used ranges --+
+//!     |       |        |         +-> md RAID1 member -> content -> (the same again)      |
+//!     |       |        |         +-> LVM2 PV --+                                         v
+//!     |       +-> gaps           other PVs ----+-> logical volume -> filesystem -> Ledger (per disk: data, zero)
+//!     +-> no table: as a partition                                                       |
+//!                                                            ExtentMap, regions <--------+
+//! ```
+//!
+//! What is not understood is data. A reader's error never ends the analysis: what it was to read is kept whole, and a warning says why.
+
+mod contents;
+mod device;
+mod groups;
+mod ledger;
+mod signatures;
+mod walk;
+
+#[cfg(test)]
+mod tests;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -39,7 +60,7 @@ pub enum Place {
     /// An LVM logical volume.
     #[allow(missing_docs)]
     LogicalVolume { vg: String, lv: String, len: u64 },
-    /// The content of an md RAID1 member, from its data offset.
+    /// The content of an md RAID1 member: `offset` is the first byte on the disk under which it is listed.
     #[allow(missing_docs)]
     Md { uuid: String, name: Option<String>, offset: u64, len: u64 },
 }
@@ -94,35 +115,59 @@ pub struct Region {
     pub children: Vec<Region>,
 }
 
+impl Region {
+    /// This region and all that lies in it, outer ones first.
+    pub fn walk(&self) -> impl Iterator<Item = &Region> {
+        let mut next = vec![self];
+        std::iter::from_fn(move || {
+            let region = next.pop()?;
+            next.extend(region.children.iter().rev());
+            Some(region)
+        })
+    }
+
+    /// The filesystem in it, if that is what it holds.
+    pub fn filesystem(&self) -> Option<&FilesystemFacts> {
+        match &self.content {
+            Content::Filesystem(facts) => Some(facts),
+            _ => None,
+        }
+    }
+}
+
 /// One disk taken apart.
 #[derive(Debug, Clone)]
 pub struct DiskLayout {
     /// Its table.
     pub table: PartitionTable,
-    /// What it holds.
+    /// What it holds, in order of address; what is data outside of them is not in use by anything known.
     pub regions: Vec<Region>,
     /// Every byte's state.
     pub extents: ExtentMap,
-    /// What the administrator should know.
+    /// What the administrator should know. The analysis reports them here only, not to the monitor.
     pub warnings: Vec<String>,
+    /// Bytes to write over the captured content, by their address on the disk; they lie in data. For swap whose
+    /// suspended system is given up: its header without the mark that would resume it.
+    pub patches: Vec<(u64, Vec<u8>)>,
+}
+
+impl DiskLayout {
+    /// All regions, outer ones before what lies in them.
+    pub fn all_regions(&self) -> impl Iterator<Item = &Region> {
+        self.regions.iter().flat_map(Region::walk)
+    }
 }
 
 /// Takes apart the disks of one machine together: a volume group may span them. The answer has one element a disk.
+///
+/// # Errors
+///
+/// `Refused` where a suspended system is found and [`Options::hibernated`] says so; `Cancelled`. What cannot be read or
+/// trusted is no error but data, with a warning: the copy will meet the bad sector again and decides there.
 pub fn analyze(
     disks: &[&dyn BlockSource],
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Result<Vec<DiskLayout>> {
-    let _ = (options, monitor);
-    disks
-        .iter()
-        .map(|disk| {
-            Ok(DiskLayout {
-                table: crate::partition::read(disk)?,
-                regions: Vec::new(),
-                extents: ExtentMap::uniform(disk.size(), crate::State::Data),
-                warnings: Vec::new(),
-            })
-        })
-        .collect()
+    walk::Analysis::new(disks, options, monitor, walk::Readers::OWN).run()
 }

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+//! LVM2: labels, metadata areas and the text in them.
+
+mod group;
+mod pv;
+mod text;
+
+pub use group::{LogicalVolume, Member, Stripes, VolumeGroup};
+pub use pv::{PhysicalVolume, probe};
+
+#[cfg(test)]
+pub(crate) mod tests;
