@@ -128,7 +128,7 @@ impl Survey<'_> {
 /// Facts of the hardware behind a disk, if it is some.
 pub(crate) fn disk_facts(disk: &Disk<'_>) -> Option<DiskFacts> {
     let Kind::Device { number, .. } = disk.kind() else { return None };
-    facts::describe_disk(&Tree::default(), libc::major(*number).into(), libc::minor(*number).into())
+    facts::describe_disk(&Tree::default(), *number)
 }
 
 /// When a source was last written, for noticing that somebody wrote during the capture: of files alone, for the kernel

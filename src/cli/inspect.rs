@@ -3,6 +3,8 @@
 
 mod show;
 
+pub(crate) use show::place;
+
 use std::path::PathBuf;
 
 use clap::Args;

@@ -1,4 +1,59 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What CI and the README call: demo, test, bench, lab.
+//! What CI and the README call: demo, test, bench, lab, docs.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this program talks to the person who started it"
+)]
 
-fn main() {}
+mod binary;
+mod demo;
+mod lab;
+mod packages;
+mod run;
+mod step;
+mod test;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// unmoor's tasks: each installs the Debian packages that it lacks, saying which.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run all checks and tests; the last line is "N passed, N failed"
+    Test {
+        /// Run the lab's long matrix too
+        #[arg(long)]
+        all: bool,
+        /// Leave out what boots guests
+        #[arg(long)]
+        no_lab: bool,
+    },
+    /// Capture a real Debian disk, restore it to another disk, boot that and show the proof
+    Demo,
+    /// Guests: build, boot, list, test
+    #[command(subcommand)]
+    Lab(lab::commands::Command),
+    /// Build the documentation and fail on whatever is wrong in it
+    Docs,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Test { all, no_lab } => test::run(all, no_lab),
+        Task::Demo => demo::run(),
+        Task::Lab(command) => lab::commands::run(command),
+        Task::Docs => test::docs().map(|()| ExitCode::SUCCESS),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    })
+}

@@ -20,10 +20,10 @@ pub(super) fn list(tree: &Tree) -> Vec<DiskFacts> {
         .collect()
 }
 
-/// The disk (or the disk of the partition) with the kernel's device number `major:minor`, if it is hardware of this
+/// The disk (or the disk of the partition) with the kernel's device number (`st_rdev`), if it is hardware of this
 /// machine.
-pub fn describe(tree: &Tree, major: u64, minor: u64) -> Option<DiskFacts> {
-    let device = format!("sys/dev/block/{major}:{minor}");
+pub fn describe(tree: &Tree, number: u64) -> Option<DiskFacts> {
+    let device = format!("sys/dev/block/{}:{}", libc::major(number), libc::minor(number));
     let mut folder = tree.resolved(&device)?;
     if tree.exists(&format!("{device}/partition")) {
         folder.pop();

@@ -85,9 +85,16 @@ pub struct Claim {
     pub users: Vec<User>,
     /// Exclusive opens and locks: while they are held, the kernel refuses to mount the source, and QEMU to write to it.
     held: Vec<File>,
+    exclusive: bool,
 }
 
 impl Claim {
+    /// True if the source itself is open exclusively, so that nobody at all uses it: no filesystem is mounted read-only,
+    /// and it is no part of a volume or array. Never for image files.
+    pub fn is_exclusive(&self) -> bool {
+        self.exclusive
+    }
+
     /// How many exclusive opens and locks are held.
     pub fn held(&self) -> usize {
         self.held.len()
@@ -164,6 +171,7 @@ fn claim_node(node: &Node, nodes: &[Node], mounts: &[Mount], claim: &mut Claim, 
     // Each block device has a page cache of its own; what is dirty in a partition's is not on the disk yet. A failure
     // to flush shows again when the disk is read.
     let _ = file.sync_all();
+    claim.exclusive |= depth == 0;
     claim.held.push(file);
 }
 

@@ -55,7 +55,7 @@ fn calls(disk: &[u8], granule: usize, slab: usize) -> Vec<(usize, usize, bool)> 
         let zero = is_zero(part);
         match calls.last_mut() {
             Some((_, len, was)) if *was == zero && *len + part.len() <= slab.max(granule) => {
-                *len += part.len()
+                *len += part.len();
             }
             _ => calls.push((index * granule, part.len(), zero)),
         }

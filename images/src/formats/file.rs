@@ -95,7 +95,7 @@ impl Writer {
     /// Writes all of `data`; short writes are continued. No other call may write to the same pages at the same time.
     pub(super) fn write(&self, data: &[u8], offset: u64) -> Result<()> {
         let (aligned, rest) = data.split_at(data.len() / ALIGNMENT * ALIGNMENT);
-        let direct = offset % ALIGNMENT as u64 == 0
+        let direct = offset.is_multiple_of(ALIGNMENT as u64)
             && !aligned.is_empty()
             && self.write_direct(aligned, offset).map_err(|error| failed(error, offset))?;
         let (cached, at) =

@@ -16,7 +16,7 @@ mod contents;
 mod device;
 mod groups;
 mod ledger;
-mod signatures;
+pub mod signatures;
 mod walk;
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ const FROM_START: [u64; 6] = [
 const PROMISE: [u64; 13] = [63, 255, 256, 16, 399, 591, 675, 735, 911, 974, 991, 951, 3087];
 
 /// The places in a disk, partition or volume of `len` bytes.
-pub(super) fn places(len: u64) -> RangeSet {
+pub fn places(len: u64) -> RangeSet {
     let mut places = RangeSet::new();
     let mut add = |start: u64, size: u64| places.insert(start.min(len)..start.saturating_add(size).min(len));
     // These hold nearly all: boot sectors, LVM, md 1.1 and 1.2, ext, XFS, swap, ZFS' first two labels; and near the end md 0.90

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use unmoor_images::filesystem::{FilesystemFacts, FilesystemKind};
-use unmoor_images::layout::{Content, Place, Region};
+use unmoor_images::layout::{Content, Place, Region, signatures};
 use unmoor_images::partition::rewrite::{self, TableRewrite};
 use unmoor_images::partition::{Partition, Role, TableKind};
 use unmoor_images::{BlockSource, Error, ErrorKind, RangeSet, Result, State};
@@ -246,7 +246,7 @@ fn held(table: &TableRewrite, kind: TableKind, size: u64) -> Vec<Range<u64>> {
 fn zeros(table: &TableRewrite, size: u64) -> RangeSet {
     let mut zeros = RangeSet::new();
     let mut add = |start: u64, len: u64| {
-        for range in unmoor_images::layout::signatures::ranges(len) {
+        for range in signatures::places(len).ranges() {
             zeros.insert(start + range.start..start + range.end);
         }
     };

@@ -269,14 +269,12 @@ impl Allocator {
     ) -> Result<()> {
         let cluster = self.layout.cluster();
         let per_table = cluster / 8;
-        let mut guest = first;
-        for entry in entries {
+        for (guest, entry) in (first..).zip(entries) {
             let table = self.l2.table(guest / per_table, cluster, writer)?;
             let at = (guest % per_table * 8) as usize;
             if let Some(slot) = table.get_mut(at..at + 8) {
                 slot.copy_from_slice(&entry.to_be_bytes());
             }
-            guest += 1;
         }
         self.write_out_some(writer)
     }

@@ -4,8 +4,9 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Levels from fastest to strongest; in 64 KiB clusters, levels left out cost more time and save next to nothing.
-const LADDER: [i32; 7] = [-1, 1, 2, 4, 5, 6, 9];
+/// Levels from fastest to strongest. In 64 KiB clusters of /usr: 740, 643, 585, 468, 163, 128, 90 MiB per second of processor
+/// time at 0.353, 0.297, 0.292, 0.289, 0.281, 0.277, 0.276 of the size; levels left out save next to nothing more.
+const LADDER: [i32; 7] = [-3, 1, 2, 3, 5, 6, 9];
 const START: usize = 1;
 /// Bytes of the disk between two decisions.
 const INTERVAL: u64 = 32 << 20;

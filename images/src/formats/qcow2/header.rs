@@ -234,7 +234,7 @@ impl Header {
         }
         let end = self.l1_entries.checked_mul(8).and_then(|len| len.checked_add(self.l1_offset));
         if self.l1_entries > 0
-            && (self.l1_offset % self.cluster() != 0
+            && (!self.l1_offset.is_multiple_of(self.cluster())
                 || self.l1_offset == 0
                 || end.is_none_or(|end| end > file_len))
         {

@@ -19,6 +19,8 @@ mod open;
 mod sink;
 mod source;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use open::open;
 pub use sink::Qcow2Sink;

@@ -90,7 +90,7 @@ impl Qcow2Source {
                 Mapping::Compressed(_) => {
                     let run = self.compressed_run(piece, later);
                     rest = later.get(run..).unwrap_or_default();
-                    self.read_run(std::iter::once(piece).chain(later.iter().take(run)), buf)?;
+                    self.read_run(&std::iter::once(piece).chain(later.iter().take(run)), buf)?;
                 }
             }
         }
@@ -117,7 +117,7 @@ impl Qcow2Source {
     }
 
     /// Decompresses whole clusters that one read fetches, each into its place in `buf`.
-    fn read_run<'p>(&self, run: impl Iterator<Item = &'p Piece> + Clone, buf: &mut [u8]) -> Result<()> {
+    fn read_run<'p>(&self, run: &(impl Iterator<Item = &'p Piece> + Clone), buf: &mut [u8]) -> Result<()> {
         let places = || {
             run.clone().filter_map(|piece| match piece.mapping {
                 Mapping::Compressed(place) => Some((piece, place)),

@@ -27,9 +27,12 @@ pub(super) enum Mapping {
 /// A guest range with one mapping: (mapping, bytes it goes on for).
 pub(super) type Mapped = (Mapping, u64);
 
-/// Slices of L2 tables, by their offset in the file. Sharded, so that threads seldom meet.
+/// Slices by their offset in the file, each with the time of its last use.
+type Shard = HashMap<u64, (Arc<[u64]>, u64)>;
+
+/// Slices of L2 tables. Sharded, so that threads seldom meet.
 struct SliceCache {
-    shards: Vec<Mutex<HashMap<u64, (Arc<[u64]>, u64)>>>,
+    shards: Vec<Mutex<Shard>>,
     per_shard: usize,
 }
 
@@ -115,7 +118,7 @@ impl Tables {
         let slice_bytes = SLICE.min(self.cluster());
         let per_slice = slice_bytes / self.entry_bytes();
         let slice_span = per_slice << self.cluster_bits;
-        let table_span = self.cluster() / self.entry_bytes() << self.cluster_bits;
+        let table_span = (self.cluster() / self.entry_bytes()) << self.cluster_bits;
         let mut at = offset;
         while at < end {
             let l1 = usize::try_from(at / table_span).ok().and_then(|index| self.l1.get(index));
@@ -123,7 +126,7 @@ impl Tables {
                 return Err(Error::malformed("reading the L1 table", "the disk goes on beyond it").at(at));
             };
             let table = l1 & OFFSET;
-            if l1 & L1_RESERVED != 0 || table % self.cluster() != 0 {
+            if l1 & L1_RESERVED != 0 || !table.is_multiple_of(self.cluster()) {
                 return Err(Error::malformed("reading an L1 entry", "reserved bits are set").at(at));
             }
             if table == 0 {
@@ -187,7 +190,7 @@ impl Tables {
         let offset = entry & OFFSET;
         let allocated = offset != 0 || (self.external && entry & COPIED != 0);
         if allocated {
-            if offset % self.cluster() != 0 {
+            if !offset.is_multiple_of(self.cluster()) {
                 return Err(bad("a cluster that is not aligned"));
             }
             let end = offset.saturating_add(self.cluster());

@@ -5,7 +5,7 @@ use crate::partition::TableKind;
 
 #[test]
 fn a_cloud_image_is_read_as_other_tools_read_it() {
-    let disk = cloud(100 * MIB);
+    let disk = cloud();
     let table = disk.read();
     assert_eq!((table.kind, table.sector_size), (TableKind::Gpt, 512));
     assert_eq!(ours(&table), sfdisk_sees(&disk));
@@ -49,7 +49,7 @@ fn a_cloud_image_is_read_as_other_tools_read_it() {
 
 #[test]
 fn a_damaged_primary_is_replaced_by_the_backup() {
-    let disk = cloud(100 * MIB);
+    let disk = cloud();
     let good = ours(&disk.read());
     type Damage = fn(&Disk);
     let cases: [(&str, Damage); 6] = [
@@ -80,7 +80,7 @@ fn a_damaged_primary_is_replaced_by_the_backup() {
 
 #[test]
 fn a_damaged_backup_is_told_and_two_damaged_copies_are_no_table() {
-    let disk = cloud(100 * MIB);
+    let disk = cloud();
     let good = ours(&disk.read());
     disk.write(100 * MIB - 512, &[0; 512]);
     let table = disk.read();
@@ -95,7 +95,7 @@ fn a_damaged_backup_is_told_and_two_damaged_copies_are_no_table() {
 
 #[test]
 fn a_disk_that_changed_its_size_keeps_its_partitions() {
-    let disk = cloud(100 * MIB);
+    let disk = cloud();
     let good = disk.read();
     disk.resize(150 * MIB);
     let table = disk.read();
@@ -126,7 +126,7 @@ fn a_table_for_other_sectors_is_found_and_told() {
     assert_eq!(ours(&seen), ours(&table));
     warned(&seen, "table is for 4096-byte sectors");
 
-    let wrong = Disk { sector_size: 4096, ..cloud(100 * MIB) };
+    let wrong = Disk { sector_size: 4096, ..cloud() };
     let table = wrong.read();
     assert_eq!((table.sector_size, table.partitions.len()), (512, 4));
     warned(&table, "table is for 512-byte sectors");
@@ -134,7 +134,7 @@ fn a_table_for_other_sectors_is_found_and_told() {
 
 #[test]
 fn a_hybrid_mbr_is_told_and_a_gpt_without_protection_is_ignored() {
-    let disk = cloud(100 * MIB);
+    let disk = cloud();
     let good = ours(&disk.read());
     disk.sgdisk(&["-h", "15:1"]);
     let table = disk.read();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Held against sgdisk, sfdisk, parted (packages gdisk, fdisk, parted) and the crates gptman and mbrman.
+//! Held against sgdisk, sfdisk, parted, partx (packages gdisk, fdisk, parted, util-linux) and the crates gptman and mbrman.
 
 mod gpt;
 mod hostile;
@@ -127,6 +127,7 @@ fn attempt(tool: &str, arguments: &[&str], input: &str) -> (bool, String) {
             "mkntfs" => "ntfs-3g",
             "mke2fs" => "e2fsprogs",
             "losetup" => "mount",
+            "partx" => "util-linux",
             other => other,
         };
         panic!("{tool}: {error}: install the package {package}")
@@ -235,22 +236,32 @@ fn warned(table: &PartitionTable, word: &str) {
     assert!(table.warnings.iter().any(|warning| warning.contains(word)), "{word}: {:?}", table.warnings);
 }
 
-/// The layout of Ubuntu's cloud images, whose numbers are not in order of address, and a name beyond ASCII.
-fn cloud(size: u64) -> Disk {
-    let disk = Disk::new(size, 512);
-    disk.sgdisk(&[
-        "-n14:2048:+4M",
-        "-t14:ef02",
-        "-n15:0:+16M",
-        "-t15:ef00",
-        "-n3:0:+8M",
-        "-t3:8200",
-        "-n1:0:+32M",
-        "-t1:8300",
-        "-c1:Wurzel ä€",
-        "-c15:UEFI",
-        "-A1:set:2",
-        "-A1:set:60",
-    ]);
+/// The layout of Ubuntu's cloud images, whose numbers are not in order of address, and a name beyond ASCII: 100 MiB.
+fn cloud() -> Disk {
+    const ENDS: u64 = 64 * 1024;
+    const SIZE: u64 = 100 * MIB;
+    // Made once: sgdisk sleeps for a second whenever it has written.
+    static MADE: std::sync::OnceLock<[Vec<u8>; 2]> = std::sync::OnceLock::new();
+    let [head, tail] = MADE.get_or_init(|| {
+        let disk = Disk::new(SIZE, 512);
+        disk.sgdisk(&[
+            "-n14:2048:+4M",
+            "-t14:ef02",
+            "-n15:0:+16M",
+            "-t15:ef00",
+            "-n3:0:+8M",
+            "-t3:8200",
+            "-n1:0:+32M",
+            "-t1:8300",
+            "-c1:Wurzel ä€",
+            "-c15:UEFI",
+            "-A1:set:2",
+            "-A1:set:60",
+        ]);
+        [disk.bytes(0, ENDS as usize), disk.bytes(SIZE - ENDS, ENDS as usize)]
+    });
+    let disk = Disk::new(SIZE, 512);
+    disk.write(0, head);
+    disk.write(SIZE - ENDS, tail);
     disk
 }

@@ -71,7 +71,7 @@ fn classic() -> Disk {
 
 #[test]
 fn a_rewrite_without_change_is_identical() {
-    let hybrid = cloud(100 * MIB);
+    let hybrid = cloud();
     hybrid.write(0, &[0x90; 440]);
     hybrid.sgdisk(&["-h", "15:1"]);
     let fourk = Disk::new(100 * MIB, 4096);
@@ -87,7 +87,7 @@ fn a_rewrite_without_change_is_identical() {
     let long = Disk::new(100 * MIB, 512);
     long.sgdisk(&["-S", "130", "-n0:0:+10M"]);
     for disk in [
-        cloud(100 * MIB),
+        cloud(),
         hybrid,
         fourk,
         fourk_mbr,
@@ -111,16 +111,16 @@ fn a_rewrite_without_change_is_identical() {
 
 #[test]
 fn a_gpt_follows_the_end_of_the_disk() {
-    let hybrid = cloud(100 * MIB);
+    let hybrid = cloud();
     hybrid.sgdisk(&["-h", "15:1"]);
-    let mut enlarged = cloud(90 * MIB);
-    enlarged = enlarged.copy();
+    // Its backup stands in the middle of the free space.
+    let (enlarged, _) = apply(&cloud(), &to(90 * MIB));
     enlarged.resize(100 * MIB);
-    let no_primary = cloud(100 * MIB);
+    let no_primary = cloud();
     no_primary.write(512, &[0; 4096]);
-    let no_backup = cloud(100 * MIB);
+    let no_backup = cloud();
     no_backup.write(100 * MIB - 4096, &[0; 4096]);
-    for disk in [cloud(100 * MIB), hybrid, enlarged, no_primary, no_backup] {
+    for disk in [cloud(), hybrid, enlarged, no_primary, no_backup] {
         let before = identities(&disk);
         for size in [62 * MIB, 70 * MIB, 100 * MIB, 150 * MIB + 512, 3 << 40] {
             let (target, rewrite) = apply(&disk, &to(size));
@@ -136,13 +136,13 @@ fn a_gpt_follows_the_end_of_the_disk() {
         let protective = plan(&disk, &to(3 << 40)).unwrap().writes[0].1[446..510].to_vec();
         assert!(protective.chunks(16).any(|entry| entry[4] == 0xee));
     }
-    let plain = plan(&cloud(100 * MIB), &to(3 << 40)).unwrap().writes[0].1[446..462].to_vec();
+    let plain = plan(&cloud(), &to(3 << 40)).unwrap().writes[0].1[446..462].to_vec();
     assert_eq!(plain[12..], [0xff; 4], "2^32 sectors and more are clamped");
 }
 
 #[test]
 fn a_smaller_disk_is_refused_by_how_many_bytes() {
-    let disk = cloud(100 * MIB);
+    let disk = cloud();
     // The last partition ends at 61 MiB; behind it 33 sectors are needed.
     plan(&disk, &to(61 * MIB + 33 * 512)).unwrap();
     let text = refusal(&disk, &to(61 * MIB + 32 * 512));
@@ -154,7 +154,7 @@ fn a_smaller_disk_is_refused_by_how_many_bytes() {
 
 #[test]
 fn the_last_partition_grows_to_the_last_whole_mib() {
-    let disk = cloud(100 * MIB);
+    let disk = cloud();
     let (target, rewrite) = apply(&disk, &Options { grow_last: true, ..to(200 * MIB) });
     sgdisk_is_content(&target);
     assert_eq!(place(&target, 1), (29 * MIB, 170 * MIB));
@@ -244,9 +244,9 @@ fn an_mbr_ends_at_two_to_the_32_sectors() {
 
 #[test]
 fn a_table_is_translated_between_sector_sizes_and_back() {
-    let hybrid = cloud(100 * MIB);
+    let hybrid = cloud();
     hybrid.sgdisk(&["-h", "15:1"]);
-    for disk in [cloud(100 * MIB), hybrid, classic(), mbr::with_logicals(5)] {
+    for disk in [cloud(), hybrid, classic(), mbr::with_logicals(5)] {
         let size = disk.size();
         let (large, rewrite) = apply(&disk, &Options { size, sector_size: 4096, ..Options::default() });
         assert!(rewrite.notes.iter().any(|note| note.contains("BIOS")), "{:?}", rewrite.notes);
@@ -301,7 +301,7 @@ fn sgdisk_is_content_with_a_rewritten_disk_of_4096_byte_sectors() {
             attempt("losetup", &["--detach", &self.0], "");
         }
     }
-    let disk = cloud(100 * MIB);
+    let disk = cloud();
     let options = Options { size: 150 * MIB, sector_size: 4096, grow_last: true, ..Options::default() };
     let (target, _) = apply(&disk, &options);
     let path = target.path();

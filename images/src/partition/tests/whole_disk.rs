@@ -43,7 +43,7 @@ fn boot_code_without_a_partition_is_no_table() {
 
 #[test]
 fn a_stale_backup_under_a_whole_disk_filesystem_is_no_table() {
-    let disk = cloud(100 * MIB);
+    let disk = cloud();
     let (boot, backup) = (disk.bytes(0, 512), disk.bytes(100 * MIB - 33 * 512, 33 * 512));
     run("mke2fs", &["-q", "-F", text(&disk.path())], "");
     let table = disk.read();

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The Debian packages that the commands need, and their installation through apt on Debian and Ubuntu.
+
+use crate::run::{Failure, Result, While, as_root, installed, output, run, shown};
+use std::process::Command;
+
+/// What a set of packages is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Compiling the workspace, C parts of dependencies included.
+    Build,
+    /// The tests of the crates: real mkfs, checkers and independent readers.
+    Tests,
+    /// Building and booting guests.
+    Lab,
+    /// What unmoor is measured against.
+    Bench,
+}
+
+/// One row: the package, and what needs it. New tests add their packages here.
+const PACKAGES: &[(&str, &[Need])] = &[
+    ("gcc", &[Need::Build]),
+    ("libc6-dev", &[Need::Build]),
+    ("qemu-utils", &[Need::Tests, Need::Lab, Need::Bench]),
+    ("qemu-system-x86", &[Need::Tests, Need::Lab]),
+    ("seabios", &[Need::Lab]),
+    ("ovmf", &[Need::Lab]),
+    ("ipxe-qemu", &[Need::Lab]),
+    ("mmdebstrap", &[Need::Lab]),
+    ("debian-archive-keyring", &[Need::Lab]),
+    ("e2fsprogs", &[Need::Tests, Need::Lab, Need::Bench]),
+    ("xfsprogs", &[Need::Tests, Need::Bench]),
+    ("btrfs-progs", &[Need::Tests, Need::Bench]),
+    ("dosfstools", &[Need::Tests]),
+    ("mtools", &[Need::Tests]),
+    ("ntfs-3g", &[Need::Tests]),
+    ("exfatprogs", &[Need::Tests]),
+    ("exfat-fuse", &[Need::Tests]),
+    ("fuse3", &[Need::Tests]),
+    ("gdisk", &[Need::Tests]),
+    ("fdisk", &[Need::Tests]),
+    ("parted", &[Need::Tests]),
+    ("lvm2", &[Need::Tests]),
+    ("mdadm", &[Need::Tests]),
+    ("cryptsetup-bin", &[Need::Tests]),
+    ("thin-provisioning-tools", &[Need::Tests]),
+    ("attr", &[Need::Tests]),
+    ("user-mode-linux", &[Need::Tests]),
+    ("partclone", &[Need::Tests, Need::Bench]),
+    ("zstd", &[Need::Tests, Need::Bench]),
+    ("fsarchiver", &[Need::Bench]),
+];
+
+/// Installs what is missing for `needs`, saying what. Does nothing, quietly, when nothing is missing.
+pub(crate) fn require(needs: &[Need]) -> Result {
+    let missing: Vec<&str> = PACKAGES
+        .iter()
+        .filter(|(_, uses)| uses.iter().any(|use_| needs.contains(use_)))
+        .map(|(name, _)| *name)
+        .filter(|name| !is_installed(name))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !installed("apt-get") {
+        return Err(Failure::new(format!(
+            "apt-get is not here: install the equivalent of these Debian packages: {}",
+            missing.join(" ")
+        )));
+    }
+    println!("installing Debian packages: {}", missing.join(" "));
+    apt(&["update", "--quiet"])?;
+    let install = |more: &[&str]| {
+        let options = ["install", "--yes", "--quiet", "--no-install-recommends"];
+        apt(&[&options[..], more, &missing[..]].concat())
+    };
+    install(&[]).or_else(|error| {
+        // A qemu-utils newer than the configured archive's (once installed from backports) conflicts with the archive's
+        // qemu-system-common, and apt never goes back to an older version by itself.
+        let Some(utils) = archive_version_of_qemu_utils() else { return Err(error) };
+        println!("replacing the installed qemu-utils by the archive's, to match qemu-system-x86: {utils}");
+        install(&["--allow-downgrades", &utils])
+    })
+}
+
+fn is_installed(package: &str) -> bool {
+    output(Command::new("dpkg-query").args(["--show", "--showformat=${db:Status-Status}", package]))
+        .is_ok_and(|status| status == "installed")
+}
+
+/// `qemu-utils=VERSION`, VERSION being that of the archive's qemu-system-x86.
+fn archive_version_of_qemu_utils() -> Option<String> {
+    let policy = output(Command::new("apt-cache").args(["policy", "qemu-system-x86"])).ok()?;
+    let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "))?;
+    (version != "(none)").then(|| format!("qemu-utils={version}"))
+}
+
+/// apt-get that asks nothing and waits for another apt to finish.
+fn apt(arguments: &[&str]) -> Result {
+    let mut command = as_root("env");
+    command
+        .args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=300"])
+        .args(["-o", "Acquire::Retries=3"])
+        .args(arguments);
+    // The lock of the package lists has no timeout option: wait for it here.
+    for _ in 0..30 {
+        let lists =
+            as_root("env").args(["apt-get", "check", "--quiet"]).output().while_doing(shown(&command))?;
+        if !String::from_utf8_lossy(&lists.stderr).contains("Could not get lock") {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_secs(2));
+    }
+    run(&mut command)
+}
