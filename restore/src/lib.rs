@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A disk image, put back onto a disk: planned, shown, written, verified, and only then given its table.
 
+mod esp;
 pub mod execute;
 pub mod grow;
 pub mod image;

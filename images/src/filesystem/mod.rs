@@ -10,7 +10,7 @@
 mod bit_runs;
 mod exfat;
 mod ext;
-mod fat;
+pub mod fat;
 #[cfg(test)]
 mod loops;
 mod ntfs;
