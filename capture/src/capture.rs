@@ -112,7 +112,12 @@ fn capture_to_files(
 }
 
 /// Names everything, the manifest last: until it is there, nothing is complete, and a failure removes what was named.
-fn commit(manifest: &Manifest, outputs: &Outputs, mut partials: Vec<Partial>, request: &Request) -> Result<()> {
+fn commit(
+    manifest: &Manifest,
+    outputs: &Outputs,
+    mut partials: Vec<Partial>,
+    request: &Request,
+) -> Result<()> {
     // Somebody may have made a file of that name meanwhile.
     outputs.check(&request.sources, request.force)?;
     match std::fs::remove_file(&outputs.manifest) {

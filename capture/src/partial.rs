@@ -36,7 +36,8 @@ impl Partial {
         // The guard comes first, so that a creation that fails halfway leaves nothing.
         let mut partial = Self { path: path.to_owned(), now, lock: None, kept: false };
         let created = create(&partial.now)?;
-        let file = File::open(&partial.now).map_err(|error| Error::io("opening", error).path(&partial.now))?;
+        let file =
+            File::open(&partial.now).map_err(|error| Error::io("opening", error).path(&partial.now))?;
         partial.lock = Some(lock(file, &partial.now)?);
         Ok((partial, created))
     }

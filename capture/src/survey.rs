@@ -63,8 +63,8 @@ pub fn survey<'a>(paths: &[PathBuf], options: &Options, monitor: &'a dyn Monitor
         monitor.event(Event::Started { disk: index, phase: Phase::Analyze, total_bytes: 0, name });
     }
     let sources: Vec<&dyn BlockSource> = disks.iter().map(|disk| disk as &dyn BlockSource).collect();
-    let layouts = layout::analyze(&sources, &options.layout, monitor)
-        .doing(|| format!("analyzing {}", join(paths)))?;
+    let layouts =
+        layout::analyze(&sources, &options.layout, monitor).doing(|| format!("analyzing {}", join(paths)))?;
     for (index, (disk, layout)) in disks.iter().zip(&layouts).enumerate() {
         monitor.event(Event::Finished { disk: index });
         for warning in layout.table.warnings.iter().chain(&layout.warnings) {
@@ -74,11 +74,7 @@ pub fn survey<'a>(paths: &[PathBuf], options: &Options, monitor: &'a dyn Monitor
     Ok(Survey { disks, layouts, consistency, _claims: claims })
 }
 
-fn claim(
-    paths: &[PathBuf],
-    in_use: InUse,
-    monitor: &dyn Monitor,
-) -> Result<(Vec<Claim>, Consistency)> {
+fn claim(paths: &[PathBuf], in_use: InUse, monitor: &dyn Monitor) -> Result<(Vec<Claim>, Consistency)> {
     let mut claims = Vec::new();
     let mut consistency = Consistency::Offline;
     for path in paths {
@@ -95,13 +91,16 @@ fn claim(
                 .path(path));
             }
             InUse::Take => {
-                monitor.warn(format!("crash-consistent at best, and spread over the time of the capture: {users}"));
+                monitor.warn(format!(
+                    "crash-consistent at best, and spread over the time of the capture: {users}"
+                ));
                 consistency = Consistency::Live;
                 // What filesystems hold back in memory is not on the disk. They go on changing it after this.
                 nix::unistd::sync();
             }
             InUse::Mention => {
-                monitor.warn(format!("{} is in use, and may change while it is read: {users}", path.display()));
+                monitor
+                    .warn(format!("{} is in use, and may change while it is read: {users}", path.display()));
                 consistency = Consistency::Live;
             }
         }

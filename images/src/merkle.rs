@@ -314,12 +314,17 @@ mod tests {
     #[test]
     fn differing_and_replaced_leaves_agree_with_a_walk() {
         let size = 60 * LEAF + 5;
-        let some = |step: u64, tag: u8| (0..50).filter(|i| i % step < 3).map(|i| (i, [tag + (i / 4) as u8; 32])).collect();
-        let (a, b) = (Leaves::from_pairs(size, some(5, 1)).unwrap(), Leaves::from_pairs(size, some(7, 1)).unwrap());
+        let some = |step: u64, tag: u8| {
+            (0..50).filter(|i| i % step < 3).map(|i| (i, [tag + (i / 4) as u8; 32])).collect()
+        };
+        let (a, b) =
+            (Leaves::from_pairs(size, some(5, 1)).unwrap(), Leaves::from_pairs(size, some(7, 1)).unwrap());
         let walked: Vec<u64> = (0..a.count()).filter(|&i| a.get(i) != b.get(i)).collect();
         assert_eq!(a.differing(&b).into_iter().flatten().collect::<Vec<_>>(), walked);
         let mixed = a.replaced(10..20, &b).unwrap();
-        assert!((0..a.count()).all(|i| mixed.get(i) == if (10..20).contains(&i) { b.get(i) } else { a.get(i) }));
+        assert!(
+            (0..a.count()).all(|i| mixed.get(i) == if (10..20).contains(&i) { b.get(i) } else { a.get(i) })
+        );
     }
 
     #[test]

@@ -44,15 +44,13 @@ impl RangeSet {
         if range.start >= range.end {
             return;
         }
-        match self.ranges.last_mut() {
-            Some(last) if range.start >= last.start => {
-                if range.start <= last.end || range.start - last.end < self.min_gap {
-                    last.end = last.end.max(range.end);
-                    return;
-                }
+        if let Some(last) = self.ranges.last_mut() {
+            if range.start < last.start {
+                self.sorted = false;
+            } else if range.start <= last.end || range.start - last.end < self.min_gap {
+                last.end = last.end.max(range.end);
+                return;
             }
-            Some(_) => self.sorted = false,
-            None => {}
         }
         self.ranges.push(range);
         if self.ranges.len() > self.limit {

@@ -12,7 +12,8 @@ use unmoor_images::formats::{self, CreateOptions, Format};
 use unmoor_images::merkle::Leaves;
 use unmoor_images::monitor::Phase;
 use unmoor_images::{
-    BlockSink, BlockSource, Error, ErrorKind, Extent, ExtentMap, LEAF, Monitor, RangeSet, Result, ResultExt, State, manifest,
+    BlockSink, BlockSource, Error, ErrorKind, Extent, ExtentMap, LEAF, Monitor, RangeSet, Result, ResultExt,
+    State, manifest,
 };
 
 use crate::grow;
@@ -66,7 +67,9 @@ pub fn execute(plan: &Plan, options: &Options, monitor: &dyn Monitor) -> Result<
     for disk in &plan.disks {
         let open = open(disk, options).doing(|| format!("opening {}", disk.target))?;
         match &open {
-            Open::Disk { rename: Some((partial, _)), .. } | Open::Image { partial, .. } => cleanup.0.push(partial.clone()),
+            Open::Disk { rename: Some((partial, _)), .. } | Open::Image { partial, .. } => {
+                cleanup.0.push(partial.clone());
+            }
             Open::Disk { .. } => {}
         }
         targets.push(open);
@@ -102,7 +105,9 @@ fn open(disk: &DiskPlan, options: &Options) -> Result<Open> {
         Target::Device { path, .. } => {
             let file = DiskFile::open_device(path)?;
             if file.size() != disk.size || file.sector_size() != disk.sector_size {
-                return Err(Error::refused("opening", "it is not the disk that the plan was made for").path(path));
+                return Err(
+                    Error::refused("opening", "it is not the disk that the plan was made for").path(path)
+                );
             }
             Ok(Open::Disk { held: Held::new(file, &disk.held), rename: None })
         }
@@ -116,7 +121,10 @@ fn open(disk: &DiskPlan, options: &Options) -> Result<Open> {
             }
             if *format == Format::Raw {
                 let file = DiskFile::create_raw(&partial, disk.size, disk.sector_size)?;
-                return Ok(Open::Disk { held: Held::new(file, &disk.held), rename: Some((partial, path.clone())) });
+                return Ok(Open::Disk {
+                    held: Held::new(file, &disk.held),
+                    rename: Some((partial, path.clone())),
+                });
             }
             let create = CreateOptions {
                 size: disk.size,
@@ -188,13 +196,14 @@ fn fill(
     let (mut extents, mut leaves) = (report.extents, report.leaves);
     let mut grown = None;
     if let (Some(growth), Open::Disk { held, .. }) = (&disk.growth, &*target) {
-        match grow::grow(held.disk(), growth) {
-            Ok(()) => {
-                let after = rehash(held, growth, &extents, &leaves, &run(Phase::Verify), monitor)?;
-                changes.extend(Change::between(&leaves, &after.1, "grown filesystem"));
-                (extents, leaves) = after;
-                grown = Some(format!("{} of partition {}", growth.filesystem.kind.name(), growth.partition));
-            }
+        let attempt = grow::grow(held.disk(), growth);
+        // Mounting alone has changed the superblock, so the hashes are made anew either way.
+        let after = rehash(held, growth, &extents, &leaves, &run(Phase::Verify), &Quiet(monitor))?;
+        let what = if attempt.is_ok() { "grown filesystem" } else { "mounted, not grown" };
+        changes.extend(Change::between(&leaves, &after.1, what));
+        (extents, leaves) = after;
+        match attempt {
+            Ok(()) => grown = Some(format!("{} of partition {}", growth.filesystem.kind.name(), growth.partition)),
             Err(error) => monitor.warn(format!(
                 "the filesystem of partition {} was not grown: {}. The partition is larger; grow it after the first boot",
                 growth.partition,
@@ -289,7 +298,13 @@ fn refuse_differences(doing: &'static str, comparison: &Comparison) -> Result<()
     Err(Error::new(ErrorKind::Mismatch, doing).at(first.start).because(because))
 }
 
-fn wipe_holes(file: &DiskFile, extents: &ExtentMap, index: usize, name: &str, monitor: &dyn Monitor) -> Result<()> {
+fn wipe_holes(
+    file: &DiskFile,
+    extents: &ExtentMap,
+    index: usize,
+    name: &str,
+    monitor: &dyn Monitor,
+) -> Result<()> {
     use unmoor_images::monitor::Event;
     const PIECE: u64 = 1 << 30;
     let total_bytes = extents.bytes(State::Hole);

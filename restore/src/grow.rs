@@ -39,11 +39,24 @@ pub fn obstacle(growth: &Growth) -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("only root can mount it".into());
     }
+    if kind == "ext4" && !has_cap_sys_resource() {
+        return Some("this process lacks CAP_SYS_RESOURCE, which growing a mounted ext4 demands".into());
+    }
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     if !known.lines().any(|line| line.trim_start_matches("nodev").trim() == kind) {
         return Some(format!("this kernel has no {kind}"));
     }
     (!Path::new("/dev/loop-control").exists()).then(|| "this kernel has no loop devices".into())
+}
+
+/// fs/ext4/resize.c, `ext4_resize_begin`: root in a container often has no such capability.
+fn has_cap_sys_resource() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .is_none_or(|set| set >> CAP_SYS_RESOURCE & 1 == 1)
 }
 
 /// Grows it. Runs in a thread with a mount namespace of its own, so that nobody sees the mount.

@@ -48,7 +48,8 @@ impl Image {
     ///
     /// A manifest that does not match is an error, not a silent fallback: somebody wrote to the image.
     pub fn open(path: &Path, options: &OpenOptions, monitor: &dyn Monitor) -> Result<Self> {
-        let format_options = formats::OpenOptions { allow_backing: options.allow_backing, format: options.format };
+        let format_options =
+            formats::OpenOptions { allow_backing: options.allow_backing, format: options.format };
         let opened = formats::open(path, &format_options)?;
         let beside = if options.ignore_manifest { None } else { Manifest::beside(path)? };
         let Some((manifest, index)) = beside else {
@@ -67,7 +68,8 @@ impl Image {
             _ => error,
         })?;
         // The image knows no sector size; the record does.
-        let source: Box<dyn BlockSource> = Box::new(WithSectors { inner: opened.source, sector_size: record.sector_size });
+        let source: Box<dyn BlockSource> =
+            Box::new(WithSectors { inner: opened.source, sector_size: record.sector_size });
         Ok(Self {
             path: path.to_owned(),
             format: opened.format,
@@ -96,7 +98,10 @@ impl Image {
             return Err(unmoor_images::Error::malformed("looking at the image", "there is no disk in it"));
         };
         let extents = copy::refine(&*source, &ExtentMap::uniform(source.size(), State::Data))?;
-        warnings.push("there is no manifest beside the image: all its bytes are written, and none has a recorded hash".into());
+        warnings.push(
+            "there is no manifest beside the image: all its bytes are written, and none has a recorded hash"
+                .into(),
+        );
         let sector_size = layout.table.sector_size;
         Ok(Self {
             path: path.to_owned(),

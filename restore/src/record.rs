@@ -30,7 +30,11 @@ impl Change {
     }
 
     /// Whole leaves that differ between two states of a disk.
-    pub(crate) fn between<'a>(before: &Leaves, after: &Leaves, what: &'a str) -> impl Iterator<Item = Self> + use<'a> {
+    pub(crate) fn between<'a>(
+        before: &Leaves,
+        after: &Leaves,
+        what: &'a str,
+    ) -> impl Iterator<Item = Self> + use<'a> {
         let size = after.size();
         after.differing(before).into_iter().map(move |leaves| Self {
             start: leaves.start * LEAF,
@@ -95,7 +99,10 @@ impl RestoreRecord {
         let record: Self = serde_json::from_slice(&bytes)
             .map_err(|error| Error::new(ErrorKind::Malformed, doing()).source(error))?;
         if record.format != "unmoor-restore" || record.version != 1 {
-            return Err(Error::unsupported(doing(), format!("it is {} version {}", record.format, record.version)));
+            return Err(Error::unsupported(
+                doing(),
+                format!("it is {} version {}", record.format, record.version),
+            ));
         }
         let map = Path::new(&record.map.file);
         let Some(name) = map.file_name().filter(|name| *name == map.as_os_str()) else {

@@ -102,12 +102,6 @@ pub(crate) fn reread_partitions(device: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Starts writing out a file's dirty pages without waiting. A hint: errors show at `fsync`.
-pub(crate) fn start_writeback(file: &File) {
-    // SAFETY: the descriptor is open; the call touches no memory of ours.
-    unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
-}
-
 /// The number of a free loop device.
 pub(crate) fn free_loop(control: &File) -> io::Result<u32> {
     // SAFETY: the descriptor is open; there is no argument.

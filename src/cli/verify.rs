@@ -65,7 +65,8 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
     let folder = arguments.image.parent().unwrap_or(Path::new(""));
     let checked = match &arguments.disk {
         Some(disk) => {
-            let record = manifest.disks.get(named.unwrap_or(0)).ok_or_else(|| no_manifest(&arguments.image))?;
+            let record =
+                manifest.disks.get(named.unwrap_or(0)).ok_or_else(|| no_manifest(&arguments.image))?;
             vec![check_disk(disk, &folder.join(&record.image), record, folder, arguments, terminal)?]
         }
         None => {
@@ -142,7 +143,8 @@ fn check_disk(
 ) -> Result<Checked> {
     let disk = Disk::open(path, &OpenOptions::default(), terminal)?;
     let usual = [RestoreRecord::beside(path), RestoreRecord::for_device(image, path)];
-    let found = arguments.record.iter().chain(&usual).find(|path| path.exists() || arguments.record.is_some());
+    let found =
+        arguments.record.iter().chain(&usual).find(|path| path.exists() || arguments.record.is_some());
     let (extents, leaves, changes) = match found {
         Some(found) => {
             let (restored, extents, leaves) = RestoreRecord::read(found)?;
@@ -192,7 +194,8 @@ fn damage(comparison: &Comparison, regions: &[Region], changes: &[Change]) -> Ve
         .chain(unreadable)
         .map(|(range, because)| {
             let mut names = names_at(&range, regions);
-            let changed = changes.iter().filter(|change| change.start < range.end && range.start < change.end);
+            let changed =
+                changes.iter().filter(|change| change.start < range.end && range.start < change.end);
             names.extend(changed.map(|change| format!("{}, which the restore wrote", change.what)));
             if !because.is_empty() {
                 names.push(because);
@@ -226,10 +229,18 @@ fn print(checked: &[Checked], terminal: &Terminal) -> Result<()> {
     for disk in checked {
         for change in &disk.changes {
             let (start, end) = (change.start, change.end);
-            terminal.print(&format!("  {start:#x} to {end:#x}: changed by the restore: {}", plain(&change.what)))?;
+            terminal.print(&format!(
+                "  {start:#x} to {end:#x}: changed by the restore: {}",
+                plain(&change.what)
+            ))?;
         }
         for (range, names) in &disk.damage {
-            terminal.print(&format!("  {:#x} to {:#x}: damaged: {}", range.start, range.end, plain(names)))?;
+            terminal.print(&format!(
+                "  {:#x} to {:#x}: damaged: {}",
+                range.start,
+                range.end,
+                plain(names)
+            ))?;
         }
         let read = show_size(disk.comparison.read_bytes);
         let verdict = if disk.comparison.is_exact() { "exact" } else { "damaged" };

@@ -59,7 +59,8 @@ impl Meter {
     }
 
     pub(super) fn percent(&self) -> u64 {
-        (u128::from(self.done_bytes) * 100).checked_div(u128::from(self.total_bytes)).unwrap_or(100).min(100) as u64
+        (u128::from(self.done_bytes) * 100).checked_div(u128::from(self.total_bytes)).unwrap_or(100).min(100)
+            as u64
     }
 
     /// How many times smaller what is written is than what was read.
@@ -86,12 +87,8 @@ impl Meter {
     pub(super) fn summary(&self, now: Instant) -> String {
         let spent = now.duration_since(self.started);
         let rate = self.done_bytes as f64 / spent.as_secs_f64().max(0.001);
-        let text = format!(
-            "{} in {}, {}/s",
-            show_size(self.done_bytes),
-            show_time(spent),
-            show_size(rate as u64)
-        );
+        let text =
+            format!("{} in {}, {}/s", show_size(self.done_bytes), show_time(spent), show_size(rate as u64));
         self.with_ratio(text)
     }
 

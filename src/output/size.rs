@@ -56,7 +56,8 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_people_write_them() {
-        let good = [("4096", 4096), ("64K", 65536), ("2TiB", 2 << 40), ("1.5G", 3 << 29), ("10 MiB", 10 << 20)];
+        let good =
+            [("4096", 4096), ("64K", 65536), ("2TiB", 2 << 40), ("1.5G", 3 << 29), ("10 MiB", 10 << 20)];
         for (text, bytes) in good {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }

@@ -73,11 +73,7 @@ impl<'a> Disk<'a> {
                     number: metadata.rdev(),
                     physical_sector_size: device.physical_sector_size(),
                 },
-                source: Source::Device(Retrying::new(
-                    ReadAhead::new(device),
-                    options.on_read_error,
-                    monitor,
-                )),
+                source: Source::Device(Retrying::new(ReadAhead::new(device), options.on_read_error, monitor)),
                 warnings: Vec::new(),
             });
         }

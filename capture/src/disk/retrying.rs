@@ -159,9 +159,7 @@ mod tests {
             for (_, left) in self.bad.lock().unwrap().range_mut(sectors) {
                 if *left > 0 {
                     *left -= 1;
-                    return Err(
-                        Error::io("reading", std::io::Error::from_raw_os_error(self.code)).at(offset)
-                    );
+                    return Err(Error::io("reading", std::io::Error::from_raw_os_error(self.code)).at(offset));
                 }
             }
             buf.fill(7);

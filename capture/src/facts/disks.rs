@@ -72,15 +72,15 @@ fn model(tree: &Tree, folder: &str) -> Option<String> {
 }
 
 fn serial(tree: &Tree, folder: &str) -> Option<String> {
-    tree.text(&format!("{folder}/serial"))
-        .or_else(|| tree.text(&format!("{folder}/device/serial")))
-        .or_else(|| {
+    tree.text(&format!("{folder}/serial")).or_else(|| tree.text(&format!("{folder}/device/serial"))).or_else(
+        || {
             // SCSI VPD page 0x80 (SPC-4, 7.8.15): two bytes of head, a 16-bit length, text.
             let page = tree.bytes(&format!("{folder}/device/vpd_pg80"))?;
             let len = u16::from_be_bytes([*page.get(2)?, *page.get(3)?]);
             let text = String::from_utf8_lossy(page.get(4..4 + usize::from(len))?).trim().to_owned();
             (!text.is_empty()).then_some(text)
-        })
+        },
+    )
 }
 
 fn transport(tree: &Tree, name: &str) -> Option<String> {

@@ -60,8 +60,7 @@ fn is_telling(text: &str) -> bool {
 
 /// The global variable SecureBoot (UEFI 2.10, section 3.3): four bytes of attributes, then 0 or 1.
 fn secure_boot(tree: &Tree) -> Option<bool> {
-    let variable =
-        tree.bytes("sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c")?;
+    let variable = tree.bytes("sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c")?;
     variable.get(4).map(|value| *value == 1)
 }
 

@@ -136,7 +136,11 @@ fn a_uefi_server_with_sata_sas_and_nvme_disks_is_described() {
     assert_eq!(facts.pci[0].subsystem.as_deref(), Some("1af4:1100"));
 
     let tree = Tree::at(machine.folder.path());
-    assert_eq!(describe_disk(&tree, libc::makedev(8, 1)).map(|disk| disk.name), Some("sda".into()), "of its partition too");
+    assert_eq!(
+        describe_disk(&tree, libc::makedev(8, 1)).map(|disk| disk.name),
+        Some("sda".into()),
+        "of its partition too"
+    );
     assert_eq!(describe_disk(&tree, libc::makedev(7, 0)), None);
 }
 

@@ -24,8 +24,7 @@ fn byte(kind: libc::c_int, at: libc::off_t) -> libc::flock {
 pub(super) fn is_open_for_writing(image: &File) -> bool {
     let mut lock = byte(libc::F_WRLCK, USES_WRITE);
     // A filesystem without locks has nobody who holds one.
-    fcntl(image, FcntlArg::F_OFD_GETLK(&mut lock)).is_ok()
-        && libc::c_int::from(lock.l_type) != libc::F_UNLCK
+    fcntl(image, FcntlArg::F_OFD_GETLK(&mut lock)).is_ok() && libc::c_int::from(lock.l_type) != libc::F_UNLCK
 }
 
 /// Declares that writers are not welcome while `image` stays open: QEMU then fails to open it read-write.

@@ -41,8 +41,11 @@ pub(super) fn nodes(path: &Path, metadata: &Metadata) -> Result<Vec<Node>> {
             continue;
         }
         let parent = Some(node.number);
-        let folder =
-            PathBuf::from(format!("/sys/dev/block/{}:{}", libc::major(node.number), libc::minor(node.number)));
+        let folder = PathBuf::from(format!(
+            "/sys/dev/block/{}:{}",
+            libc::major(node.number),
+            libc::minor(node.number)
+        ));
         waiting.extend(
             folders(&folder)
                 .filter(|child| child.join("partition").exists())

@@ -16,9 +16,8 @@ fn mountinfo_is_read_with_escapes_optional_fields_and_anonymous_devices() {
         nonsense\n";
     let number = |major, minor| libc::makedev(major, minor);
     let groups = [HashSet::from([number(8, 17), number(8, 33)])];
-    let mounts = mounts::parse(text, &groups, &|path| {
-        (path == Path::new("/dev/sdb1")).then(|| number(8, 17))
-    });
+    let mounts =
+        mounts::parse(text, &groups, &|path| (path == Path::new("/dev/sdb1")).then(|| number(8, 17)));
     let got: Vec<_> = mounts.iter().map(|mount| (mount.at.to_str().unwrap(), mount.writable)).collect();
     assert_eq!(got, [("/", true), ("/mnt/a b", true), ("/ro", false), ("/home", true)]);
     assert_eq!(mounts[3].devices, groups[0], "all devices of a btrfs are in use");
@@ -32,7 +31,8 @@ fn a_qemu_writer_is_seen_and_then_kept_out() {
     assert_eq!(claimed.users, []);
     // What QEMU does when it opens an image read-write: it looks whether somebody does not share writing.
     let other = File::open(image.path()).unwrap();
-    let mut lock = libc::flock { l_type: libc::F_WRLCK as i16, l_whence: 0, l_start: 201, l_len: 1, l_pid: 0 };
+    let mut lock =
+        libc::flock { l_type: libc::F_WRLCK as i16, l_whence: 0, l_start: 201, l_len: 1, l_pid: 0 };
     nix::fcntl::fcntl(&other, nix::fcntl::FcntlArg::F_OFD_GETLK(&mut lock)).unwrap();
     assert_eq!(i32::from(lock.l_type), libc::F_RDLCK, "a capture does not share writing");
     drop(claimed);
@@ -88,7 +88,8 @@ fn ext4() -> tempfile::NamedTempFile {
 #[test]
 fn a_mounted_filesystem_is_found_through_image_and_loop_device() {
     let image = ext4();
-    let (Some(mut first), Some(twin)) = (Attached::new(image.path(), &[]), Attached::new(image.path(), &["-r"]))
+    let (Some(mut first), Some(twin)) =
+        (Attached::new(image.path(), &[]), Attached::new(image.path(), &["-r"]))
     else {
         println!("skipped: needs root to set up loop devices");
         return;
@@ -122,8 +123,7 @@ fn an_exclusive_claim_by_a_stranger_is_a_user() {
         println!("skipped: needs root to set up loop devices");
         return;
     };
-    let _stranger =
-        OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&attached.device).unwrap();
+    let _stranger = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&attached.device).unwrap();
     let users = claim(image.path()).unwrap().users;
     assert_eq!(users, [User::Claimed { device: attached.device.clone() }]);
 }

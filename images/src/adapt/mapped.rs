@@ -165,6 +165,10 @@ impl BlockSource for Mapped<'_> {
         self.sector_size
     }
 
+    fn abort(&self) {
+        self.sources.iter().for_each(|source| source.abort());
+    }
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(self.size, offset, buf.len())?;
         let mut rest = buf;

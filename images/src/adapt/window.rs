@@ -35,6 +35,10 @@ impl<S: BlockSource> BlockSource for Window<S> {
         self.inner.sector_size()
     }
 
+    fn abort(&self) {
+        self.inner.abort();
+    }
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(self.len, offset, buf.len())?;
         self.inner.read_at(buf, self.start + offset)

@@ -52,7 +52,7 @@ impl<'a> Cursor<'a> {
             let from = (start / self.granule * self.granule).max(self.at);
             let to = (extent.end() / self.slab * self.slab)
                 .min(from.saturating_add(ZEROS) / self.slab * self.slab);
-            if to > from && self.at <= from && from % self.slab == 0 {
+            if to > from && self.at <= from && from.is_multiple_of(self.slab) {
                 self.at = to;
                 return Some(Work::Zeros { offset: from, len: to - from });
             }

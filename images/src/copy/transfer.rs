@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::cursor::{Cursor, Work};
 use super::{Options, refine};
+use crate::formats::AlignedBuffer;
 use crate::merkle::{self, Hash, Leaves};
 use crate::monitor::Event;
 use crate::{BlockSink, BlockSource, Error, ErrorKind, ExtentMap, LEAF, Monitor, Result, State};
@@ -59,13 +60,19 @@ pub fn copy(
         done_bytes: AtomicU64::new(0),
         last_report: Mutex::new(Instant::now()),
     };
+    let slab = lock(&shared.cursor).slab();
     let mut pairs = Vec::new();
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..options.worker_count())
             .map(|_| {
                 scope.spawn(|| {
-                    let mut worker =
-                        Worker { source, extents: &extents, sink, buffer: Vec::new(), pairs: Vec::new() };
+                    let mut worker = Worker {
+                        source,
+                        extents: &extents,
+                        sink,
+                        buffer: AlignedBuffer::new(slab as usize),
+                        pairs: Vec::new(),
+                    };
                     if let Err(error) = worker.run(&shared, options, monitor) {
                         lock(&shared.first_error).get_or_insert(error);
                         shared.failed.store(true, Ordering::Relaxed);
@@ -109,7 +116,7 @@ struct Worker<'a> {
     source: &'a dyn BlockSource,
     extents: &'a ExtentMap,
     sink: &'a dyn BlockSink,
-    buffer: Vec<u8>,
+    buffer: AlignedBuffer,
     pairs: Vec<(u64, Hash)>,
 }
 
@@ -124,17 +131,15 @@ impl Worker<'_> {
                     Error::new(ErrorKind::Cancelled, options.phase.label()).because("stopped on request")
                 );
             }
-            let (work, slab) = {
-                let mut cursor = lock(&shared.cursor);
-                (cursor.next(), cursor.slab())
-            };
+            // The guard must not live through the work.
+            let work = lock(&shared.cursor).next();
             let read = match work {
                 None => return Ok(()),
                 Some(Work::Zeros { offset, len }) => {
                     self.sink.write_zeros(offset, len)?;
                     0
                 }
-                Some(Work::Slab { offset, len }) => self.slab(offset, len, slab)?,
+                Some(Work::Slab { offset, len }) => self.slab(offset, len)?,
             };
             let done_bytes = shared.done_bytes.fetch_add(read, Ordering::Relaxed) + read;
             if let Ok(mut last) = shared.last_report.try_lock()
@@ -148,14 +153,8 @@ impl Worker<'_> {
     }
 
     /// Reads, hashes and writes one slab; answers how many bytes of data it had.
-    fn slab(&mut self, offset: u64, len: u64, slab: u64) -> Result<u64> {
-        // Page-aligned, so that direct I/O reads into it and writes from it without another copy.
-        const PAGE: usize = 4096;
-        if self.buffer.is_empty() {
-            self.buffer = vec![0; slab as usize + PAGE];
-        }
-        let start = self.buffer.as_ptr().align_offset(PAGE).min(PAGE);
-        let buffer = self.buffer.get_mut(start..start + len as usize).unwrap_or(&mut []);
+    fn slab(&mut self, offset: u64, len: u64) -> Result<u64> {
+        let buffer = self.buffer.get_mut(..len as usize).unwrap_or(&mut []);
         let began = Instant::now();
         let mut read = 0;
         for extent in self.extents.within(offset..offset + len) {

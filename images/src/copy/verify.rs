@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::cursor::{Cursor, Work};
 use super::{Options, refine};
+use crate::formats::AlignedBuffer;
 use crate::merkle::{self, Leaves};
 use crate::monitor::Event;
 use crate::{BlockSource, Error, ErrorKind, ExtentMap, LEAF, Monitor, Result, State};
@@ -65,10 +66,7 @@ pub fn verify(
     std::thread::scope(|scope| {
         for _ in 0..options.worker_count() {
             scope.spawn(|| {
-                // Page-aligned for direct I/O.
-                let mut memory = vec![0; 4 * LEAF as usize + 4096];
-                let start = memory.as_ptr().align_offset(4096).min(4096);
-                let buffer = memory.get_mut(start..).unwrap_or(&mut []);
+                let mut buffer = AlignedBuffer::new(4 * LEAF as usize);
                 loop {
                     let work = lock(&cursor).next();
                     let outcome = match work {

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -187,6 +188,7 @@ impl Drop for Mounted {
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
         let _ = Command::new("umount").arg("--lazy").arg(folder.path()).status();
+        assert!(std::thread::panicking(), "{} stays busy", folder.path().display());
     }
 }
 
@@ -213,11 +215,25 @@ impl Random {
     }
 }
 
-/// A disk with some bytes changed, the disk itself left as it is.
+/// A disk with other bytes in some places, the disk itself left as it is.
 pub(super) struct Damaged<'a> {
     pub(super) disk: &'a Disk,
-    /// Address and what to exclusive-or into the byte there.
-    pub(super) flips: Vec<(u64, u8)>,
+    /// Address and what stands there instead.
+    pub(super) patches: Vec<(u64, Vec<u8>)>,
+}
+
+impl<'a> Damaged<'a> {
+    /// One to three random bits of random places.
+    pub(super) fn flipped(disk: &'a Disk, places: &[Range<u64>], random: &mut Random) -> Self {
+        let flips = (0..random.below(3) + 1).map(|_| {
+            let place = &places[random.below(places.len() as u64) as usize];
+            let at = place.start + random.below(place.end - place.start);
+            let mut byte = [0];
+            disk.read_at(&mut byte, at).unwrap();
+            (at, vec![byte[0] ^ 1 << random.below(8)])
+        });
+        Self { disk, patches: flips.collect() }
+    }
 }
 
 impl BlockSource for Damaged<'_> {
@@ -227,9 +243,11 @@ impl BlockSource for Damaged<'_> {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         self.disk.read_at(buf, offset)?;
-        for (at, flip) in &self.flips {
-            if let Some(byte) = at.checked_sub(offset).and_then(|index| buf.get_mut(index as usize)) {
-                *byte ^= flip;
+        for (at, patch) in &self.patches {
+            for (at, new) in (*at..).zip(patch) {
+                if let Some(byte) = at.checked_sub(offset).and_then(|index| buf.get_mut(index as usize)) {
+                    *byte = *new;
+                }
             }
         }
         Ok(())

@@ -8,6 +8,7 @@
 //! keeps the whole partition as data and says why.
 
 mod bit_runs;
+pub mod btrfs;
 mod exfat;
 mod ext;
 pub mod fat;
@@ -121,7 +122,8 @@ type Probe = fn(&dyn BlockSource) -> Result<Option<FilesystemFacts>>;
 ///
 /// ext comes before swap: mkswap clears the place of ext's magic, but mke2fs leaves an old swap signature in block 0.
 /// FAT is last: it has no magic to speak of.
-const PROBES: &[Probe] = &[xfs::probe, exfat::probe, ntfs::probe, ext::probe, swap::probe, fat::probe];
+const PROBES: &[Probe] =
+    &[xfs::probe, btrfs::probe, exfat::probe, ntfs::probe, ext::probe, swap::probe, fat::probe];
 
 /// What filesystem begins at byte 0 of `source`, if any that is known.
 pub fn probe(source: &dyn BlockSource) -> Result<Option<FilesystemFacts>> {
@@ -144,6 +146,6 @@ pub fn used(source: &dyn BlockSource, facts: &FilesystemFacts) -> Result<Used> {
         FilesystemKind::Fat12 | FilesystemKind::Fat16 | FilesystemKind::Fat32 => fat::used(source, facts),
         FilesystemKind::Exfat => exfat::used(source, facts),
         FilesystemKind::Xfs => xfs::used(source),
-        _ => Ok(Used::everything(source.size(), "no reader knows this filesystem")),
+        FilesystemKind::Btrfs => btrfs::used(source),
     }
 }

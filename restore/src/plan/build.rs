@@ -47,7 +47,20 @@ pub(super) fn disk(image: Image, target: Target, options: &Options) -> Result<Di
     let view = View::new(&*image.source, &pieces, &patches, size, sector_size);
     let extents = view.extents(&image.extents, &mut zeros);
     let clear = vec![0..ENDS.min(size), size.saturating_sub(ENDS)..size];
-    Ok(DiskPlan { image, target, size, sector_size, pieces, patches, extents, held, clear, growth, notes, warnings })
+    Ok(DiskPlan {
+        image,
+        target,
+        size,
+        sector_size,
+        pieces,
+        patches,
+        extents,
+        held,
+        clear,
+        growth,
+        notes,
+        warnings,
+    })
 }
 
 /// The table for the target; empty where the image has none.
@@ -98,7 +111,10 @@ fn filesystem(image: &Image, number: u32) -> Option<&FilesystemFacts> {
 }
 
 fn region(image: &Image, number: u32) -> Option<&Region> {
-    image.regions.iter().find(|region| matches!(region.place, Place::Disk { partition: Some(n), .. } if n == number))
+    image
+        .regions
+        .iter()
+        .find(|region| matches!(region.place, Place::Disk { partition: Some(n), .. } if n == number))
 }
 
 /// (old, new) of every partition whose start changes.
@@ -155,7 +171,8 @@ fn lost(image: &Image, end: u64, table: &TableRewrite) -> Result<()> {
     if end >= image.source.size() || !table.partitions.is_empty() {
         return Ok(());
     }
-    let beyond = image.extents.within(end..image.extents.size()).filter(|extent| extent.state == State::Data).last();
+    let beyond =
+        image.extents.within(end..image.extents.size()).filter(|extent| extent.state == State::Data).last();
     match beyond {
         None => Ok(()),
         Some(last) => Err(Error::refused(

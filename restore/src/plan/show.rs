@@ -30,7 +30,12 @@ impl DiskPlan {
             lines.push(format!("  moves {} bytes from {:#x} to {:#x}", piece.len, piece.from, piece.to));
         }
         for patch in &self.patches {
-            lines.push(format!("  writes a new {} at {:#x}, {} bytes", patch.what, patch.offset, patch.bytes.len()));
+            lines.push(format!(
+                "  writes a new {} at {:#x}, {} bytes",
+                patch.what,
+                patch.offset,
+                patch.bytes.len()
+            ));
         }
         if let Some(growth) = &self.growth {
             lines.push(format!(

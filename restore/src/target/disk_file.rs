@@ -7,19 +7,26 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use unmoor_images::formats::ALIGNMENT;
 use unmoor_images::source::check_range;
 use unmoor_images::{BlockSource, Error, ErrorKind, Extent, Result, ResultExt, State};
 
 use super::aligned::{BUFFER, is_aligned, with_buffer};
 use crate::sys;
 
-/// Bytes between two starts of writeback of a raw file, so that the last flush does not wait for gigabytes.
-const WRITEBACK: u64 = 32 << 20;
+/// Unit of direct I/O on a file, whatever disk its filesystem is on.
+const FILE_UNIT: u64 = ALIGNMENT as u64;
 
 /// An open disk.
+///
+/// Both kinds are written and read past the page cache. For a file that is for speed: 4 GiB with the flush took
+/// 3.5 s and 0.6 s of processor time, against 18 s and 8.4 s through the cache. And what is read back comes from the disk.
 #[derive(Debug)]
 pub struct DiskFile {
+    /// A device with direct I/O, or a file without.
     file: File,
+    /// A file with direct I/O, where its filesystem has that.
+    direct: Option<File>,
     path: PathBuf,
     size: u64,
     sector_size: u32,
@@ -55,7 +62,15 @@ impl DiskFile {
         if !sector_size.is_power_of_two() || !(512..=4096).contains(&sector_size) {
             return Err(Error::unsupported("opening", format!("sectors of {sector_size} bytes")).path(path));
         }
-        Ok(Self { file, path: path.to_owned(), size, sector_size, device: true, written: AtomicU64::new(0) })
+        Ok(Self {
+            file,
+            direct: None,
+            path: path.to_owned(),
+            size,
+            sector_size,
+            device: true,
+            written: AtomicU64::new(0),
+        })
     }
 
     /// Creates a sparse file of `size` zero bytes, which must not exist.
@@ -67,7 +82,16 @@ impl DiskFile {
             .open(path)
             .map_err(|error| Error::io("creating", error).path(path))?;
         file.set_len(size).map_err(|error| Error::io("setting the size of", error).path(path))?;
-        Ok(Self { file, path: path.to_owned(), size, sector_size, device: false, written: AtomicU64::new(0) })
+        let direct = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path).ok();
+        Ok(Self {
+            file,
+            direct,
+            path: path.to_owned(),
+            size,
+            sector_size,
+            device: false,
+            written: AtomicU64::new(0),
+        })
     }
 
     /// Its path.
@@ -94,17 +118,23 @@ impl DiskFile {
     pub fn write(&self, data: &[u8], offset: u64) -> Result<()> {
         check_range(self.size, offset, data.len())?;
         let failed = |error| Error::io("writing", error).path(&self.path).at(offset);
-        let sector = u64::from(self.sector_size);
-        if !self.device || is_aligned(data, offset, sector) {
-            self.file.write_all_at(data, offset).map_err(failed)?;
-        } else {
-            self.write_bounced(data, offset).map_err(failed)?;
-        }
-        let before = self.written.fetch_add(data.len() as u64, Ordering::Relaxed);
-        if !self.device && before / WRITEBACK != before.saturating_add(data.len() as u64) / WRITEBACK {
-            sys::start_writeback(&self.file);
-        }
+        self.write_somehow(data, offset).map_err(failed)?;
+        self.written.fetch_add(data.len() as u64, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn write_somehow(&self, data: &[u8], offset: u64) -> std::io::Result<()> {
+        if self.device {
+            return match is_aligned(data, offset, u64::from(self.sector_size)) {
+                true => self.file.write_all_at(data, offset),
+                false => self.write_bounced(data, offset),
+            };
+        }
+        // The last page of a file whose size is no multiple of it, and small changes, go through the cache.
+        match &self.direct {
+            Some(direct) if is_aligned(data, offset, FILE_UNIT) => direct.write_all_at(data, offset),
+            _ => self.file.write_all_at(data, offset),
+        }
     }
 
     fn write_bounced(&self, data: &[u8], offset: u64) -> std::io::Result<()> {
@@ -213,12 +243,18 @@ impl BlockSource for DiskFile {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(self.size, offset, buf.len())?;
-        let failed = |error| Error::io("reading back", error).path(&self.path).at(offset);
-        if !self.device || is_aligned(buf, offset, u64::from(self.sector_size)) {
-            self.file.read_exact_at(buf, offset).map_err(failed)
+        let read = if self.device {
+            match is_aligned(buf, offset, u64::from(self.sector_size)) {
+                true => self.file.read_exact_at(buf, offset),
+                false => self.read_bounced(buf, offset),
+            }
         } else {
-            self.read_bounced(buf, offset).map_err(failed)
-        }
+            match &self.direct {
+                Some(direct) if is_aligned(buf, offset, FILE_UNIT) => direct.read_exact_at(buf, offset),
+                _ => self.file.read_exact_at(buf, offset),
+            }
+        };
+        read.map_err(|error| Error::io("reading back", error).path(&self.path).at(offset))
     }
 
     fn extent_at(&self, offset: u64, len: u64) -> Result<Extent> {

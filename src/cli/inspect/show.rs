@@ -141,7 +141,9 @@ fn reasons(regions: &[Region]) -> Vec<String> {
         } else if let Content::Filesystem(facts) = &region.content {
             match &facts.condition {
                 Condition::Clean => {}
-                Condition::Dirty(what) | Condition::Hibernated(what) => reasons.push(format!("{name}: {what}")),
+                Condition::Dirty(what) | Condition::Hibernated(what) => {
+                    reasons.push(format!("{name}: {what}"))
+                }
             }
         }
         waiting.extend(region.children.iter().rev());
@@ -154,7 +156,8 @@ fn manifest_lines(manifest: &Manifest, verbose: bool) -> Vec<String> {
         Consistency::Offline => "offline",
         Consistency::Live => "while in use: crash-consistent at best",
     };
-    let mut lines = vec![format!("captured {} by {}, {consistency}", manifest.created, plain(&manifest.tool))];
+    let mut lines =
+        vec![format!("captured {} by {}, {consistency}", manifest.created, plain(&manifest.tool))];
     if let Some(machine) = &manifest.machine {
         let known = [&machine.vendor, &machine.product, &machine.serial];
         let known: Vec<&str> = known.into_iter().flatten().map(String::as_str).collect();

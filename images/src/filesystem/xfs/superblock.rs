@@ -45,10 +45,13 @@ pub(super) struct Features {
 const INCOMPAT_META_UUID: u32 = 1 << 2;
 const INCOMPAT_NEEDSREPAIR: u32 = 1 << 4;
 
+/// A feature bit, its name, and whether it leaves alone what this reader relies on.
+type Bit = (u32, &'static str, bool);
+
 /// Names as `xfs_info` prints them. A `true` says that the bit leaves groups, free-space trees and log as this reader
 /// knows them: parent pointers are extended attributes, exchange-range is a kind of log item. A
 /// metadata directory moves the realtime fields, and zoned groups have no free-space trees.
-const INCOMPAT: &[(u32, &str, bool)] = &[
+const INCOMPAT: &[Bit] = &[
     (1 << 0, "ftype", true),
     (1 << 1, "sparse", true),
     (INCOMPAT_META_UUID, "meta_uuid", true),
@@ -62,7 +65,7 @@ const INCOMPAT: &[(u32, &str, bool)] = &[
     (1 << 10, "zone-gaps", false),
 ];
 
-const RO_COMPAT: &[(u32, &str, bool)] = &[
+const RO_COMPAT: &[Bit] = &[
     (1 << 0, "finobt", true),
     (1 << 1, "rmapbt", true),
     (1 << 2, "reflink", true),
@@ -70,7 +73,7 @@ const RO_COMPAT: &[(u32, &str, bool)] = &[
 ];
 
 /// Of `sb_features2`; the kernel mounts version 4 with these alone (`xfs_sb_good_v4_features`). 0x100 is "crc".
-const FEATURES2: &[(u32, &str, bool)] =
+const FEATURES2: &[Bit] =
     &[(0x2, "lazy-count", true), (0x8, "attr2", true), (0x80, "projid32bit", true), (0x200, "ftype", true)];
 
 const VERSION_SHARED: u16 = 0x0200;
@@ -86,7 +89,7 @@ impl Features {
         self.is_v5() && self.incompat & INCOMPAT_NEEDSREPAIR != 0
     }
 
-    fn tables(self) -> [(u32, &'static [(u32, &'static str, bool)]); 3] {
+    fn tables(self) -> [(u32, &'static [Bit]); 3] {
         // Version 5 implies attr2, lazy counters and 32-bit project IDs, and has its own bit for ftype.
         let (v5, features2) = if self.is_v5() { (u32::MAX, 0) } else { (0, self.features2) };
         [(features2, FEATURES2), (self.incompat & v5, INCOMPAT), (self.ro_compat & v5, RO_COMPAT)]
