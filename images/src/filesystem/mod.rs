@@ -12,6 +12,7 @@ pub mod btrfs;
 mod exfat;
 mod ext;
 pub mod fat;
+pub mod files;
 #[cfg(test)]
 mod loops;
 mod ntfs;

@@ -4,6 +4,7 @@
 //! Sources: Microsoft, "FAT: General Overview of On-Disk Format" 1.03, and Linux' `fs/fat`.
 
 mod boot;
+pub(super) mod files;
 #[cfg(test)]
 pub(super) mod oracle;
 mod table;
