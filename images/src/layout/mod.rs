@@ -16,11 +16,14 @@ mod contents;
 mod device;
 mod groups;
 mod ledger;
+mod open;
 pub mod signatures;
 mod walk;
 
 #[cfg(test)]
 mod tests;
+
+pub use open::open;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
