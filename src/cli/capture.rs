@@ -39,8 +39,6 @@ pub(crate) struct Arguments {
     /// FILE.qcow2 or FILE.raw, or - for a raw stream on standard output
     #[arg(required = true, value_name = "TARGET")]
     target: PathBuf,
-    #[command(flatten)]
-    image: ImageOptions,
     /// Keep every byte, used or not
     #[arg(long)]
     all: bool,
@@ -65,6 +63,8 @@ pub(crate) struct Arguments {
     /// Show what would be captured, and write nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    image: ImageOptions,
 }
 
 /// `--on-read-error`.

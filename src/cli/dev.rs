@@ -14,6 +14,9 @@ use unmoor_images::{Error, ErrorKind, ExtentMap, Result, ResultExt};
 use super::CommandLine;
 use crate::output::{Outcome, Terminal};
 
+/// What the foot of a man page names.
+const SOURCE: &str = concat!("unmoor ", env!("CARGO_PKG_VERSION"));
+
 /// For those who work on unmoor
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -107,11 +110,11 @@ fn man_pages(folder: &Path) -> Result<()> {
     let mut pages = vec![("unmoor".to_owned(), command.clone())];
     for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
         let name = format!("unmoor-{}", sub.get_name());
-        pages.push((name.clone(), sub.clone().name(name)));
+        pages.push((name, sub.clone()));
     }
     for (name, command) in pages {
         let mut page = Vec::new();
-        let man = clap_mangen::Man::new(command).section("8").manual("unmoor").date("");
+        let man = clap_mangen::Man::new(command).section("8").manual("unmoor").source(SOURCE).date("");
         man.render(&mut page).doing(|| format!("writing the man page of {name}"))?;
         write(&folder.join(format!("{name}.8")), &page)?;
     }

@@ -54,5 +54,6 @@ pub(crate) enum Command {
     Restore(restore::Arguments),
     Verify(verify::Arguments),
     Completions(completions::Arguments),
+    #[command(hide = true)]
     Dev(dev::Arguments),
 }

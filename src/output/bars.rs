@@ -26,10 +26,12 @@ impl Bars {
     pub(super) fn started(&mut self, disk: usize, meter: &Meter) {
         self.remove(disk);
         let bar = self.all.add(ProgressBar::new(meter.total_bytes));
-        let template = "{prefix} [{bar:24}] {percent:>3} % {wide_msg}";
+        #[allow(clippy::literal_string_with_formatting_args, reason = "the template language is indicatif's")]
+        // The bar takes the room that the text leaves.
+        let template = "{prefix} [{wide_bar}] {percent:>3} % {msg}";
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("=> "));
-        bar.set_prefix(format!("{} {}", meter.phase.label(), meter.name));
+        bar.set_prefix(format!("{} {}", meter.phase.label(), meter.short_name()));
         self.bars.push((disk, bar));
     }
 
@@ -40,7 +42,7 @@ impl Bars {
         }
         self.drawn = now;
         if let Some((_, bar)) = self.bars.iter().find(|(known, _)| *known == disk) {
-            bar.set_message(meter.text(now));
+            bar.set_message(meter.short_text(now));
             bar.set_position(meter.done_bytes);
         }
     }

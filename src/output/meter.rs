@@ -83,6 +83,22 @@ impl Meter {
         self.with_ratio(text)
     }
 
+    /// The same where columns are few: `1.2 GiB/6.6 GiB  812.0 MiB/s  0:07  2.4x`
+    pub(super) fn short_text(&self, now: Instant) -> String {
+        let mut parts = vec![
+            format!("{}/{}", show_size(self.done_bytes), show_size(self.total_bytes)),
+            format!("{}/s", show_size(self.rate(now) as u64)),
+        ];
+        parts.extend(self.left(now).map(show_time));
+        parts.extend(self.ratio().map(|ratio| format!("{ratio:.1}x")));
+        parts.join("  ")
+    }
+
+    /// The name without its folders.
+    pub(super) fn short_name(&self) -> &str {
+        self.name.rsplit('/').next().unwrap_or(&self.name)
+    }
+
     /// `6.6 GiB in 0:09, 751.1 MiB/s, ratio 2.4`
     pub(super) fn summary(&self, now: Instant) -> String {
         let spent = now.duration_since(self.started);
@@ -122,6 +138,7 @@ mod tests {
         }
         // 1 MiB a second so far; then five times as fast.
         assert_eq!(meter.text(at(20)), "20.0 MiB of 100.0 MiB, 1.0 MiB/s, 1:20 left, ratio 2.0");
+        assert_eq!(meter.short_text(at(20)), "20.0 MiB/100.0 MiB  1.0 MiB/s  1:20  2.0x");
         for second in 21..=32 {
             meter.advance((20 + (second - 20) * 5) << 20, 10 << 20, at(second));
         }

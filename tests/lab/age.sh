@@ -35,8 +35,8 @@ sync -f .
 rm garbage-1 garbage-3
 
 # Sparse, preallocated, long and odd.
-truncate -s 3G sparse.img
-for offset in 0 7 4096 1000000 2999999; do
+truncate -s 400M sparse.img
+for offset in 0 7 4096 100000 399999; do
     printf 'island' | dd of=sparse.img bs=1000 seek=$offset conv=notrunc status=none
 done
 fallocate -l 8M preallocated.img

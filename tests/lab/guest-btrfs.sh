@@ -7,6 +7,7 @@ type=linux, name="btrfs"
 TABLE
 blockdev --rereadpt "$TARGET"
 udevadm settle
+modprobe btrfs
 mkfs.btrfs -q -L root "${TARGET}2"
 udevadm settle
 options=compress=zstd:1,noatime

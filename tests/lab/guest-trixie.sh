@@ -10,11 +10,11 @@ blockdev --rereadpt "$TARGET"
 udevadm settle
 mkfs.vfat -F 32 -n ESP "${TARGET}1"
 mkfs.ext4 -q -L boot "${TARGET}2"
-pvcreate -q -y "${TARGET}3"
-vgcreate -q vg0 "${TARGET}3"
-lvcreate -q -y -n root -L 3G vg0
-lvcreate -q -y -n srv -L 1G vg0
-lvcreate -q -y -n swap -L 512M vg0
+pvcreate -y "${TARGET}3"
+vgcreate vg0 "${TARGET}3"
+lvcreate -y -n root -L 3G vg0
+lvcreate -y -n srv -L 1G vg0
+lvcreate -y -n swap -L 512M vg0
 udevadm settle
 mkfs.ext4 -q -L root /dev/vg0/root
 mkfs.xfs -q -L srv /dev/vg0/srv

@@ -19,13 +19,17 @@ configure() {
     install -m 0755 "$FILES/proof.sh/raw" /mnt/usr/local/sbin/unmoor-proof
     install -m 0644 "$FILES/proof.service/raw" /mnt/etc/systemd/system/unmoor-proof.service
     chroot /mnt systemctl --quiet enable unmoor-proof.service
+    # Emulated machines on a busy host are slower than systemd's patience.
+    mkdir -p /mnt/etc/systemd/system.conf.d
+    printf '[Manager]\nDefaultDeviceTimeoutSec=600s\nDefaultTimeoutStartSec=600s\n' \
+        >/mnt/etc/systemd/system.conf.d/patience.conf
     # The first boot, not the host's clock at build time, gives the machine its identity.
     : >/mnt/etc/machine-id
     cat >/mnt/etc/default/grub <<'GRUB'
 GRUB_DEFAULT=0
 GRUB_TIMEOUT=1
 GRUB_DISTRIBUTOR=Debian
-GRUB_CMDLINE_LINUX="console=tty0 console=ttyS0,115200"
+GRUB_CMDLINE_LINUX="console=tty0 console=ttyS0,115200 no_timer_check rootdelay=300"
 GRUB_TERMINAL="console serial"
 GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"
 GRUB_DISABLE_OS_PROBER=true

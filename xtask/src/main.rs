@@ -6,6 +6,7 @@
     reason = "this program talks to the person who started it"
 )]
 
+mod bench;
 mod binary;
 mod demo;
 mod lab;
@@ -38,6 +39,12 @@ enum Task {
     },
     /// Capture a real Debian disk, restore it to another disk, boot that and show the proof
     Demo,
+    /// Measure unmoor beside other tools, in one run
+    Bench {
+        /// How often each is run; medians are shown
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+    },
     /// Guests: build, boot, list, test
     #[command(subcommand)]
     Lab(lab::commands::Command),
@@ -49,6 +56,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Test { all, no_lab } => test::run(all, no_lab),
         Task::Demo => demo::run(),
+        Task::Bench { rounds } => bench::run(rounds).map(|()| ExitCode::SUCCESS),
         Task::Lab(command) => lab::commands::run(command),
         Task::Docs => test::docs().map(|()| ExitCode::SUCCESS),
     };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The Debian packages that the commands need, and their installation through apt on Debian and Ubuntu.
 
-use crate::run::{Failure, Result, While, as_root, installed, output, run, shown};
+use crate::run::{Failure, Result, as_root, installed, output, run};
 use std::process::Command;
 
 /// What a set of packages is for.
@@ -48,7 +48,7 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("user-mode-linux", &[Need::Tests]),
     ("partclone", &[Need::Tests, Need::Bench]),
     ("zstd", &[Need::Tests, Need::Bench]),
-    ("fsarchiver", &[Need::Bench]),
+    ("cpio", &[Need::Bench]),
 ];
 
 /// Installs what is missing for `needs`, saying what. Does nothing, quietly, when nothing is missing.
@@ -69,10 +69,14 @@ pub(crate) fn require(needs: &[Need]) -> Result {
         )));
     }
     println!("installing Debian packages: {}", missing.join(" "));
-    apt(&["update", "--quiet"])?;
+    update();
+    let (known, unknown): (Vec<&str>, Vec<&str>) = missing.into_iter().partition(|name| is_known(name));
+    if !unknown.is_empty() {
+        println!("not in this distribution, so that what needs them will fail: {}", unknown.join(" "));
+    }
     let install = |more: &[&str]| {
         let options = ["install", "--yes", "--quiet", "--no-install-recommends"];
-        apt(&[&options[..], more, &missing[..]].concat())
+        run(apt_get().args(options).args(more).args(&known))
     };
     install(&[]).or_else(|error| {
         // A qemu-utils newer than the configured archive's (once installed from backports) conflicts with the archive's
@@ -95,21 +99,29 @@ fn archive_version_of_qemu_utils() -> Option<String> {
     (version != "(none)").then(|| format!("qemu-utils={version}"))
 }
 
-/// apt-get that asks nothing and waits for another apt to finish.
-fn apt(arguments: &[&str]) -> Result {
-    let mut command = as_root("env");
-    command
-        .args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=300"])
-        .args(["-o", "Acquire::Retries=3"])
-        .args(arguments);
-    // The lock of the package lists has no timeout option: wait for it here.
-    for _ in 0..30 {
-        let lists =
-            as_root("env").args(["apt-get", "check", "--quiet"]).output().while_doing(shown(&command))?;
-        if !String::from_utf8_lossy(&lists.stderr).contains("Could not get lock") {
-            break;
+/// Whether apt can install the package.
+fn is_known(package: &str) -> bool {
+    output(Command::new("apt-cache").args(["show", "--no-all-versions", package])).is_ok()
+}
+
+/// Refreshes apt's lists. A failure is said and no more: the lists that are there may do.
+fn update() {
+    // DPkg::Lock::Timeout does not cover the lock of the lists, so another apt is waited for here.
+    for _ in 0..24 {
+        match output(apt_get().args(["update", "--quiet"])) {
+            Err(error) if error.to_string().contains("Could not get lock") => {
+                std::thread::sleep(std::time::Duration::from_secs(5));
+            }
+            Err(error) => return println!("{error}"),
+            Ok(_) => return,
         }
-        std::thread::sleep(std::time::Duration::from_secs(2));
     }
-    run(&mut command)
+}
+
+/// apt-get as root, which asks nothing and waits for another apt to finish.
+fn apt_get() -> Command {
+    let mut command = as_root("env");
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+    command.args(["-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3"]);
+    command
 }

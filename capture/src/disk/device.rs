@@ -128,3 +128,52 @@ impl Aligned {
         self.0.get_mut(start..start + BOUNCE).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    struct Loop(String);
+
+    impl Drop for Loop {
+        fn drop(&mut self) {
+            let _ = Command::new("losetup").args(["-d", &self.0]).status();
+        }
+    }
+
+    #[test]
+    fn a_device_is_read_exactly_at_any_alignment_and_sector_size() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let content: Vec<u8> = (0..3u32 << 20).map(|at| (at / 7 % 251) as u8).collect();
+        std::fs::write(file.path(), &content).unwrap();
+        for sector in [512, 4096] {
+            let options = ["--find", "--show", "--direct-io=on", "--sector-size", &sector.to_string()];
+            let output = Command::new("losetup").args(options).arg(file.path()).output();
+            let Ok(output) = output.map_err(|_| ()).and_then(|o| o.status.success().then_some(o).ok_or(()))
+            else {
+                println!("skipped: needs root to set up loop devices");
+                return;
+            };
+            let device = Loop(String::from_utf8(output.stdout).unwrap().trim().to_owned());
+            let disk = Device::open(Path::new(&device.0)).unwrap();
+            assert_eq!((disk.size(), disk.sector_size()), (content.len() as u64, sector));
+            let mut buffer = vec![0; 2 << 20];
+            for (skip, offset, len) in [
+                (0, 0, 2 << 20),
+                (1, 4096, 8192),
+                (3, 1, 1),
+                (0, 4095, 1_500_000),
+                (0, 3_145_727, 1),
+                (5, 77, 0),
+            ] {
+                let part = &mut buffer[skip..(skip + len).min(2 << 20)];
+                disk.read_at(part, offset).unwrap();
+                let start = offset as usize;
+                assert!(*part == content[start..start + part.len()], "{len} at {offset}, sector {sector}");
+            }
+            assert!(disk.read_at(&mut [0; 2], 3_145_727).is_err(), "beyond the end");
+        }
+    }
+}

@@ -130,11 +130,14 @@ pub fn claim(path: &Path) -> Result<Claim> {
             claim.users.push(User::Swap { device });
         }
     }
-    let source = File::open(path).map_err(|error| Error::io("opening", error).path(path))?;
-    if image_lock::is_open_for_writing(&source) {
-        claim.users.push(User::Qemu { image: path.to_owned() });
-    } else if image_lock::keep_writers_out(&source) {
-        claim.held.push(source);
+    // A source that cannot be opened cannot be claimed either; whoever reads it will say why. Its users are known all the
+    // same, and are what the administrator needs to hear of first.
+    if let Ok(source) = File::open(path) {
+        if image_lock::is_open_for_writing(&source) {
+            claim.users.push(User::Qemu { image: path.to_owned() });
+        } else if image_lock::keep_writers_out(&source) {
+            claim.held.push(source);
+        }
     }
 
     let roots = nodes.iter().filter(|node| node.parent.is_none());

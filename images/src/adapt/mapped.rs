@@ -41,7 +41,7 @@ impl Segment {
             1 => Some(self.len),
             legs => {
                 let row = legs.checked_mul(self.stripe_size).filter(|row| *row != 0)?;
-                (self.len % row == 0).then(|| self.len / legs)
+                (self.len.is_multiple_of(row)).then(|| self.len / legs)
             }
         }
     }

@@ -123,3 +123,113 @@ fn find(source: &dyn BlockSource) -> Result<Option<(usize, Found)>> {
     }
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::process::Command;
+
+    use super::*;
+    use crate::filesystem::{probe, used};
+
+    struct Memory(Vec<u8>);
+
+    impl BlockSource for Memory {
+        fn size(&self) -> u64 {
+            self.0.len() as u64
+        }
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+            crate::source::check_range(self.size(), offset, buf.len())?;
+            buf.copy_from_slice(&self.0[offset as usize..][..buf.len()]);
+            Ok(())
+        }
+    }
+
+    fn run(program: &str, args: &[&str]) -> String {
+        let output = Command::new(program)
+            .args(args)
+            .output()
+            .unwrap_or_else(|error| panic!("{program}: {error}; install the package util-linux"));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn mkswap(args: &[&str]) -> (tempfile::NamedTempFile, Memory) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(4 << 20).unwrap();
+        run("mkswap", &[args, &[file.path().to_str().unwrap()]].concat());
+        let content = fs::read(file.path()).unwrap();
+        (file, Memory(content))
+    }
+
+    fn blkid(file: &tempfile::NamedTempFile, content: &Memory, key: &str) -> Option<String> {
+        fs::write(file.path(), &content.0).unwrap();
+        let text = run("blkid", &["-p", "-o", "export", file.path().to_str().unwrap()]);
+        text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned)
+    }
+
+    #[test]
+    fn swap_is_its_header_whatever_the_page_size() {
+        for page in [4096, 8192, 16384, 32768, 65536] {
+            for order in ["little", "big"] {
+                let size = page.to_string();
+                let (file, mut disk) = mkswap(&["-p", &size, "-L", "pages"]);
+                if order == "big" {
+                    disk.0[1024..1036].chunks_exact_mut(4).for_each(<[u8]>::reverse);
+                }
+                let facts = probe(&disk).unwrap().unwrap();
+                assert_eq!((facts.kind, facts.condition.clone()), (FilesystemKind::Swap, Condition::Clean));
+                assert_eq!((facts.block_size, facts.size_bytes), (page, 4 << 20), "{order}");
+                assert_eq!(facts.uuid, blkid(&file, &disk, "UUID"));
+                assert!(facts.uuid.is_some() && facts.label.as_deref() == Some("pages"));
+                let mut used = used(&disk, &facts).unwrap();
+                assert!(used.ranges.bytes() == u64::from(page) && used.ranges.covers(0..page.into()));
+                assert_eq!(discarded_hibernation(&disk).unwrap(), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_suspended_system_is_seen_and_its_swap_still_known() {
+        for (signature, keeps_original) in [
+            (&b"S1SUSPEND\0"[..], true),
+            (b"S2SUSPEND\0", true),
+            (b"ULSUSPEND\0", true),
+            (b"LINHIB0001", false),
+        ] {
+            let (file, mut disk) = mkswap(&["-L", "suspended"]);
+            let plain = disk.0.clone();
+            let uuid = probe(&disk).unwrap().unwrap().uuid;
+            disk.0[4086..4096].copy_from_slice(signature);
+            if keeps_original {
+                disk.0[4076..4086].copy_from_slice(b"SWAPSPACE2");
+            }
+            let facts = probe(&disk).unwrap().unwrap();
+            assert_eq!(blkid(&file, &disk, "TYPE").as_deref(), Some("swsuspend"));
+            assert!(matches!(facts.condition, Condition::Hibernated(_)));
+            assert_eq!((facts.uuid.clone(), facts.label.as_deref()), (uuid, Some("suspended")));
+            let mut used = used(&disk, &facts).unwrap();
+            assert_eq!(used.ranges.bytes(), disk.size());
+            assert!(used.everything_because.unwrap().contains("suspended"));
+            if keeps_original {
+                let (at, bytes) = discarded_hibernation(&disk).unwrap().unwrap();
+                disk.0[at as usize..][..bytes.len()].copy_from_slice(&bytes);
+                disk.0[4076..4086].fill(0);
+                assert!(disk.0 == plain);
+            } else {
+                assert!(discarded_hibernation(&disk).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_swap_or_too_short_is_nothing() {
+        for length in [0, 1, 4095, 4096, 70_000] {
+            assert_eq!(probe(&Memory(vec![0; length])).unwrap(), None);
+        }
+        let (_, mut disk) = mkswap(&[]);
+        disk.0[1028..1032].fill(0xff);
+        assert_eq!(probe(&disk).unwrap().unwrap().size_bytes, 1 << 44);
+        disk.0.truncate(4096);
+        assert_eq!(used(&disk, &probe(&disk).unwrap().unwrap()).unwrap().ranges.bytes(), 4096);
+    }
+}

@@ -221,9 +221,12 @@ impl Analysis<'_> {
                 self.examine(vec![node], &device, Level::LogicalVolume)?;
                 continue;
             };
-            self.give_up(&[node], &device, reason, logical.visible)?;
-            if logical.segments.is_empty() {
+            let own_extents = !logical.segments.is_empty();
+            self.give_up(&[node], &device, reason, logical.visible && own_extents)?;
+            if !own_extents {
                 self.each(&[node], |node| node.kept = Kept::Nothing);
+                let text = format!("what {} is made of is kept whole: {reason}", self.who(node));
+                self.ledger.warn(disk, text);
             }
         }
         Ok(())

@@ -143,11 +143,12 @@ impl Region {
 pub struct DiskLayout {
     /// Its table.
     pub table: PartitionTable,
-    /// What it holds, in order of address; what is data outside of them is not in use by anything known.
+    /// What it holds, in order of address. Together they cover all data but the table's own bytes.
     pub regions: Vec<Region>,
     /// Every byte's state.
     pub extents: ExtentMap,
-    /// What the administrator should know. The analysis reports them here only, not to the monitor.
+    /// What the administrator should know besides the table's own warnings. The analysis does not report them to the
+    /// monitor.
     pub warnings: Vec<String>,
     /// Bytes to write over the captured content, by their address on the disk; they lie in data. For swap whose
     /// suspended system is given up: its header without the mark that would resume it.

@@ -19,6 +19,9 @@ use super::{Content, DiskLayout, Kept, Options, Place, Region, signatures};
 /// the like hide there, and so little costs nothing.
 pub(super) const SMALL_GAP: u64 = 16 << 20;
 
+/// What lies before the first partition is kept up to here: GRUB embeds itself within 1 MiB, U-Boot within 16 MiB.
+const MOST_BOOT_AREA: u64 = 16 << 20;
+
 /// Partition types whose content is spread over several partitions or disks: Windows dynamic disks and Storage Spaces.
 const SPREAD_TYPES: [&str; 4] = [
     "0x42",
@@ -174,9 +177,6 @@ impl<'a> Analysis<'a> {
                 }
             }
         };
-        for warning in &table.warnings {
-            self.ledger.warn(disk, warning.clone());
-        }
         // A boot sector's mark alone does not say that the rest is free: many formats carry it.
         let bare = match table.kind {
             TableKind::None => true,
@@ -301,8 +301,8 @@ impl<'a> Analysis<'a> {
                 self.ledger.keep_on(part.disk, part.start..part.start + part.len);
             }
         }
-        let contents = table.partitions.iter().filter(|partition| partition.role != Role::Extended);
-        let first = contents.map(|partition| partition.start).min().unwrap_or(0).min(size);
+        let starts = table.partitions.iter().map(|partition| partition.start);
+        let first = starts.min().unwrap_or(size).min(size).min(MOST_BOOT_AREA);
         self.add_part(
             parents,
             &cut(0..first),
@@ -348,12 +348,21 @@ impl<'a> Analysis<'a> {
                 self.examine(nodes, &device, level)?;
             }
         }
+        let mut edges: Vec<u64> = extended.iter().flat_map(|(range, _)| [range.start, range.end]).collect();
+        edges.sort_unstable();
         for gap in taken.gaps(size) {
-            let kept = match gap.end - gap.start {
-                0..=SMALL_GAP => Kept::Everything("a small gap between partitions".into()),
-                _ => Kept::Nothing,
-            };
-            self.add_part(&within(gap.start), &cut(gap), None, &Content::Unknown, &kept);
+            // A gap inside a container and one beside it are two.
+            let mut start = gap.start;
+            for end in edges.iter().copied().filter(|edge| gap.contains(edge)).chain([gap.end]) {
+                if start < end {
+                    let kept = match end - start {
+                        0..=SMALL_GAP => Kept::Everything("a small gap between partitions".into()),
+                        _ => Kept::Nothing,
+                    };
+                    self.add_part(&within(start), &cut(start..end), None, &Content::Unknown, &kept);
+                }
+                start = end;
+            }
         }
         Ok(())
     }

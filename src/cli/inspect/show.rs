@@ -142,7 +142,7 @@ fn reasons(regions: &[Region]) -> Vec<String> {
             match &facts.condition {
                 Condition::Clean => {}
                 Condition::Dirty(what) | Condition::Hibernated(what) => {
-                    reasons.push(format!("{name}: {what}"))
+                    reasons.push(format!("{name}: {what}"));
                 }
             }
         }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const INIT: &str = include_str!("../../../tests/lab/appliance-init.sh");
+pub(crate) const PRELUDE: &str = include_str!("../../../tests/lab/appliance-job.sh");
 const CUSTOMIZE: &str = include_str!("../../../tests/lab/appliance-customize.sh");
 
 /// Newer than every guest's, so that the tools know what the guests' tools made.
@@ -44,10 +45,11 @@ impl Job {
         machine.kernel = Some(Kernel {
             image: appliance.join("vmlinuz"),
             initramfs: appliance.join("initrd.img"),
-            command_line: "root=/dev/vda ro console=ttyS0 quiet panic=-1 init=/lab/init".to_owned(),
+            command_line: "root=/dev/vda ro console=ttyS0 quiet no_timer_check panic=-1 init=/lab/init"
+                .to_owned(),
         });
         machine.result_port = true;
-        machine.messages = vec![("job".to_owned(), self.script)];
+        machine.messages = vec![("job".to_owned(), format!("{PRELUDE}{}", self.script))];
         machine
             .messages
             .extend(self.files.iter().map(|(name, text)| (format!("file/{name}"), (*text).to_owned())));

@@ -4,7 +4,7 @@
 use crate::lab::guest::{Built, GUESTS, Guest};
 use crate::lab::listing::{compare, file_count, list};
 use crate::lab::qemu::Writes;
-use crate::lab::{Scratch, old_content, proof, read_text};
+use crate::lab::{Scratch, old_content, proof};
 use crate::run::{Failure, Result, While, output};
 use crate::step::{Steps, Tally};
 use std::path::Path;
@@ -46,11 +46,12 @@ pub(crate) fn cells() -> Vec<Cell> {
 
 /// Builds the guests and runs the cells, two at a time.
 pub(crate) fn run(steps: &mut Steps, unmoor: &Path, all: bool) {
-    let built: Mutex<Vec<(&str, Built)>> = Mutex::default();
+    let built: Mutex<Vec<Built>> = Mutex::default();
     steps.tests("lab: building the guests", || {
         in_parallel(GUESTS, |guest| {
-            let guest_is = guest.build().while_doing(format_args!("building {}", guest.name))?;
-            lock(&built).push((guest.name, guest_is));
+            let guest = guest.build()?;
+            guest.listing()?;
+            lock(&built).push(guest);
             Ok(())
         })
     });
@@ -59,7 +60,7 @@ pub(crate) fn run(steps: &mut Steps, unmoor: &Path, all: bool) {
     let outcomes: Mutex<Vec<(String, f64, Result)>> = Mutex::default();
     println!("==> lab: {} cells", cells.len());
     let _ = in_parallel(&cells, |cell| {
-        let Some((_, guest)) = built.iter().find(|(name, _)| *name == cell.guest.name) else { return Ok(()) };
+        let Some(guest) = built.iter().find(|guest| guest.name == cell.guest.name) else { return Ok(()) };
         let start = Instant::now();
         let outcome = cell.run(guest, unmoor);
         lock(&outcomes).push((cell.name(), start.elapsed().as_secs_f64(), outcome));
@@ -89,7 +90,7 @@ impl Cell {
         command(&["restore", "--yes", "--force"], &[&image, &restored])?;
         command(&["verify"], &[&image, &restored])?;
 
-        let before = read_text(&guest.listing)?;
+        let before = guest.listing()?;
         let after = list(&restored)?;
         // A bigger disk has its backup GPT elsewhere, and its last volumes have grown.
         let but: &[&str] =

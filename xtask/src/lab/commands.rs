@@ -2,14 +2,16 @@
 //! `cargo xtask lab ...`: the lab by hand.
 
 use crate::binary;
+use crate::lab::appliance::Job;
 use crate::lab::guest::GUESTS;
 use crate::lab::qemu::{Bus, Chipset, Disk, Firmware, Machine, Writes};
-use crate::lab::{cells, directory, listing, proof};
+use crate::lab::{cells, directory, listing, proof, read_text};
 use crate::packages::{self, Need};
 use crate::run::{Failure, Result, While};
 use crate::step::Steps;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
@@ -22,6 +24,9 @@ pub(crate) enum Command {
         /// Run the long matrix
         #[arg(long)]
         all: bool,
+        /// Test this binary instead of building one
+        #[arg(long)]
+        unmoor: Option<PathBuf>,
     },
     /// Boot a guest's disk on chosen hardware and show its proof of boot; the disk is not changed
     Boot {
@@ -41,6 +46,14 @@ pub(crate) enum Command {
     },
     /// List every file, signature and checker's verdict of a disk
     Files { disk: PathBuf },
+    /// Run a shell script in the appliance with a disk attached, `$(disk target)`; it prints what the script writes to $RESULT
+    Job {
+        script: PathBuf,
+        disk: PathBuf,
+        /// Keep what the script writes to the disk
+        #[arg(long)]
+        write: bool,
+    },
     /// Remove what interrupted runs left
     Clean,
 }
@@ -79,9 +92,9 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Command::Test { all } => {
+        Command::Test { all, unmoor } => {
             let mut steps = Steps::default();
-            let unmoor = binary::static_release()?;
+            let unmoor = unmoor.map_or_else(binary::static_release, Ok)?;
             cells::run(&mut steps, &unmoor, all);
             return Ok(steps.finish());
         }
@@ -93,6 +106,16 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
             println!("{:#?}", proof::boot(&machine)?);
         }
         Command::Files { disk } => print!("{}", listing::list(&disk)?),
+        Command::Job { script, disk, write } => {
+            let writes = if write { Writes::Kept } else { Writes::Dropped };
+            let job = Job {
+                script: read_text(&script)?,
+                files: Vec::new(),
+                disks: vec![Disk::new(&disk, "target", writes)],
+                limit: Duration::from_secs(3600),
+            };
+            print!("{}", job.run("job")?);
+        }
         Command::Clean => {
             let lab = directory()?;
             for entry in std::fs::read_dir(&lab).while_doing(format_args!("reading {}", lab.display()))? {

@@ -4,7 +4,7 @@
 use crate::lab::appliance::Job;
 use crate::lab::debian::{BOOKWORM, TRIXIE, Tree};
 use crate::lab::qemu::{Bus, Chipset, Disk, Firmware, Machine, Writes};
-use crate::lab::{self, appliance, listing, proof};
+use crate::lab::{self, appliance, listing, proof, read_text};
 use crate::run::{Result, While};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -90,8 +90,21 @@ pub(crate) const GUESTS: &[Guest] = &[
 pub(crate) struct Built {
     /// The disk, raw.
     pub(crate) disk: PathBuf,
-    /// The [listing](mod@listing) of the disk.
-    pub(crate) listing: PathBuf,
+    /// The guest's name.
+    pub(crate) name: &'static str,
+}
+
+impl Built {
+    /// The disk's [listing], made where it is not cached.
+    pub(crate) fn listing(&self) -> Result<String> {
+        let guest = self.disk.to_string_lossy();
+        let directory =
+            lab::cached(&format!("listing-{}", self.name), &[&guest, listing::SCRIPT], |directory| {
+                fs::write(directory.join("listing.txt"), listing::list(&self.disk)?)
+                    .while_doing("writing listing.txt")
+            })?;
+        read_text(&directory.join("listing.txt"))
+    }
 }
 
 impl Guest {
@@ -105,7 +118,7 @@ impl Guest {
         let inputs = [appliance.to_string_lossy(), tree.to_string_lossy()];
         let mut recipe: Vec<&str> =
             inputs.iter().map(|path| path.rsplit('/').next().unwrap_or_default()).collect();
-        recipe.extend([INSTALL, AGE, PROOF, PROOF_UNIT, self.recipe, listing::SCRIPT, &hardware]);
+        recipe.extend([appliance::PRELUDE, INSTALL, AGE, PROOF, PROOF_UNIT, self.recipe, &hardware]);
         let directory = lab::cached(&format!("guest-{}", self.name), &recipe, |directory| {
             let disk = directory.join("disk.raw");
             let file = File::create(&disk).while_doing(format_args!("creating {}", disk.display()))?;
@@ -119,14 +132,14 @@ impl Guest {
             permissions.set_readonly(true);
             fs::set_permissions(&disk, permissions).while_doing("making the disk read-only")
         })?;
-        Ok(Built { disk: directory.join("disk.raw"), listing: directory.join("listing.txt") })
+        Ok(Built { disk: directory.join("disk.raw"), name: self.name })
     }
 
     fn install(&self, disk: &Path, tree: &Path) -> Result {
         let script = format!("{INSTALL}\n{}", self.recipe);
         let files = vec![("age.sh", AGE), ("proof.sh", PROOF), ("proof.service", PROOF_UNIT)];
         let disks = vec![Disk::new(disk, "target", Writes::Kept), Disk::new(tree, "rootfs", Writes::Dropped)];
-        let limit = Duration::from_secs(1200);
+        let limit = Duration::from_secs(1800);
         Job { script, files, disks, limit }.run(&format!("install-{}", self.name)).map(drop)
     }
 

@@ -14,7 +14,7 @@ pub(crate) const SCRIPT: &str = include_str!("../../../tests/lab/list.sh");
 /// Lists the disk in the file `path`, raw or qcow2, without changing it.
 pub(crate) fn list(path: &Path) -> Result<String> {
     let disks = vec![Disk::new(path, "target", Writes::Dropped)];
-    let limit = Duration::from_secs(900);
+    let limit = Duration::from_secs(1200);
     Job { script: SCRIPT.to_owned(), files: Vec::new(), disks, limit }.run("list")
 }
 

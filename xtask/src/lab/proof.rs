@@ -8,8 +8,8 @@ use crate::run::{Failure, Result, While};
 use serde::Deserialize;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// A guest needs 40 to 60 s on two idle processors; busy ones have taken four times as long.
-const LIMIT: Duration = Duration::from_secs(420);
+/// A guest needs 40 to 60 s on two idle processors; on busy ones it has taken 330 s.
+const LIMIT: Duration = Duration::from_secs(900);
 
 /// What a guest said of itself.
 #[derive(Deserialize, Debug)]
@@ -28,7 +28,6 @@ pub(crate) struct Proof {
     pub(crate) swaps: u64,
     failed: Option<Vec<Unit>>,
     addresses: Vec<Interface>,
-    routes: Vec<Route>,
     /// From power on to power off, in seconds.
     #[serde(skip)]
     pub(crate) seconds: f64,
@@ -62,12 +61,6 @@ struct Address {
     family: String,
     scope: String,
     local: String,
-}
-
-#[derive(Deserialize, Debug)]
-struct Route {
-    dst: String,
-    dev: String,
 }
 
 impl Proof {
@@ -111,9 +104,6 @@ impl Proof {
         }
         if self.networks().is_empty() {
             wrong.push("no interface has an address".to_owned());
-        }
-        if !self.routes.iter().any(|route| route.dst == "default" && !route.dev.is_empty()) {
-            wrong.push("there is no default route".to_owned());
         }
         if wrong.is_empty() {
             Ok(())

@@ -184,7 +184,8 @@ impl Machine {
     fn command(&self, directory: &Path) -> Result<Command> {
         let mut command = Command::new("qemu-system-x86_64");
         // TCG even where /dev/kvm opens: on some hosts a guest never gets to its first instruction there.
-        command.args(["-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max", "-no-reboot"]);
+        // A plain processor: for each feature of a newer one the guest loads modules that it then runs emulated.
+        command.args(["-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "Nehalem", "-no-reboot"]);
         command.args(["-nodefaults", "-display", "none", "-m", &self.memory_mib.to_string()]);
         command.args(["-machine", if self.chipset == Chipset::Pc { "pc" } else { "q35" }]);
         if self.kernel.is_none() {

@@ -267,7 +267,7 @@ fn damaged_metadata_never_lose_a_used_byte() {
         let places = metadata(&disk);
         let mut truth = used(&disk).unwrap();
         let mut warned = 0;
-        for _ in 0..800 {
+        for _ in 0..500 {
             let damaged = Damaged::flipped(&disk, &places, &mut random);
             let _ = probe(&damaged);
             let Ok(mut map) = used(&damaged) else { continue };

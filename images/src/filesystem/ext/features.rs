@@ -71,7 +71,6 @@ const RO_COMPAT_NAMES: &[(u32, &str)] = &[
     (0x10, "uninit_bg"),
     (0x20, "dir_nlink"),
     (0x40, "extra_isize"),
-    (0x80, "snapshot"),
     (0x100, "quota"),
     (0x200, "bigalloc"),
     (0x400, "metadata_csum"),

@@ -11,10 +11,10 @@ pub(super) const INLINE_FLAG: u32 = 0x1000_0000;
 pub(super) const EXTENT_MAGIC: u16 = 0xf30a;
 /// Tree levels below the inode (`EXT4_MAX_EXTENT_DEPTH`).
 pub(super) const MOST_DEPTH: u16 = 5;
-/// Index blocks that are read for one inode; the largest journal of mke2fs with indirect 1 KiB blocks has 40,000.
-const MOST_INDEXES: u32 = 1 << 16;
-/// Blocks of the largest journal that mke2fs makes.
-const MOST_BLOCKS: u64 = 10_240_000;
+/// Index blocks that are read for one inode: more than the longest journal with indirect 1 KiB blocks has.
+const MOST_INDEXES: u32 = 1 << 17;
+/// Blocks of a journal; mke2fs makes up to 10,240,000, and the fast commit area.
+const MOST_BLOCKS: u64 = 1 << 24;
 
 /// A run of blocks of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

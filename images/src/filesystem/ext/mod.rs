@@ -16,6 +16,7 @@ pub(super) mod files;
 mod groups;
 mod inode;
 mod journal;
+mod log_block;
 mod overlay;
 mod superblock;
 #[cfg(test)]
@@ -146,8 +147,8 @@ fn with_journal(source: &dyn BlockSource, geometry: &Geometry) -> Result<Used> {
     bitmap::used(source, geometry, Check::No, &mut ranges)?;
     bitmap::used(&after, &geometry_after, Check::Yes, &mut ranges)?;
     let warning = format!(
-        "the filesystem was not unmounted: its journal was read, and {} blocks that it will change are kept in both \
-         versions",
+        "the filesystem was not unmounted: its journal was replayed in memory ({} blocks), and what is in use before or \
+         after the replay is kept",
         after.len()
     );
     Ok(Used { ranges, warnings: vec![warning], everything_because: None })

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The filesystem as it will be after its journal is replayed, without writing anything.
 
-use super::journal::MAGIC;
+use super::log_block::MAGIC;
 use crate::extent::Extent;
 use crate::{BlockSource, Result};
 

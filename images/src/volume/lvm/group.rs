@@ -182,7 +182,10 @@ impl VolumeGroup {
                 volume.special = Some("it lies on other logical volumes".into());
                 continue;
             }
-            volume.special = Some(format!("it has a segment of type {kind}"));
+            volume.special = Some(match (segment.text("cow_store"), segment.text("origin")) {
+                (Ok(store), Ok(origin)) => format!("it stands for {store}, a snapshot of {origin}"),
+                _ => format!("it has a segment of type {kind}"),
+            });
             // Other types name their parts under keys of their own (raids, mirrors, origin, cow_store, thin_pool,
             // data, metadata, cache_pool, ...): every string may be one. Extents that such a
             // segment takes directly, as pvmove does, are not worked out.
@@ -219,7 +222,7 @@ impl VolumeGroup {
             return Err(broken("a segment's stripes are incomplete"));
         }
         let stripe_size = if count == 1 { len } else { bytes(segment.number("stripe_size")?)? };
-        if stripe_size == 0 || (len / count) % stripe_size != 0 {
+        if stripe_size == 0 || !(len / count).is_multiple_of(stripe_size) {
             return Err(broken("a segment's stripe_size does not divide it"));
         }
         let mut stripes = Vec::new();

@@ -10,7 +10,10 @@ use crate::filesystem::Condition;
 
 /// A filesystem that was in use when its image was copied. `None` where it cannot be mounted here.
 pub(super) fn crashed(size: u64, mke2fs: &[&str], options: &str, orphans: bool) -> Option<Lab> {
-    let lab = Lab::new(size, &[mke2fs, &["-E", "lazy_itable_init=0,lazy_journal_init=0"]].concat());
+    let lab = Lab::new(
+        size,
+        &[&["-J", "size=16"], mke2fs, &["-E", "lazy_itable_init=0,lazy_journal_init=0"]].concat(),
+    );
     // A commit of everything so far, which leaves the blocks in the log. (syncfs would also write them to their places.)
     let mounted = lab.mount(&format!("commit=600,{options}"))?;
     let commit = || File::create(mounted.0.join("marker")).unwrap().sync_all().unwrap();
@@ -54,12 +57,14 @@ pub(super) fn replayed(lab: &Lab) -> Lab {
     copy
 }
 
-/// Our replay in memory, byte by byte against e2fsck's. Returns how many blocks it changes.
-fn compare_replays(name: &str, lab: &Lab, replayed: &Lab) -> usize {
+/// Our replay in memory, byte by byte against e2fsck's. Returns how many blocks it changes, and
+/// how many of them were escaped.
+fn compare_replays(name: &str, lab: &Lab, replayed: &Lab) -> (usize, usize) {
     let source = lab.source();
     let geometry = Geometry::new(Superblock::read(&source).unwrap().unwrap(), source.size()).unwrap();
     let patches = Journal::open(&source, &geometry).unwrap().replay().unwrap();
     let block_size = geometry.sb.block_size;
+    let escaped = patches.iter().filter(|patch| patch.escaped).count();
     let ours = Overlay::new(&source, block_size, patches);
     let theirs = replayed.source();
     let journal = super::super::inode::runs(&source, &geometry, geometry.sb.journal_inode).unwrap();
@@ -76,13 +81,14 @@ fn compare_replays(name: &str, lab: &Lab, replayed: &Lab) -> usize {
     }
     assert_eq!(differing, [0; 0], "{name}: blocks differ from e2fsck's replay");
     // Reads that begin and end within blocks agree with those of whole blocks.
-    for (offset, length) in [(1, 5000), (1023, 2), (block_size as usize * 3 - 7, 70_001)] {
-        let (mut a, mut b) = (vec![0; length], vec![0; length]);
-        ours.read_at(&mut a, 8192 + offset as u64).unwrap();
-        theirs.read_at(&mut b, 8192 + offset as u64).unwrap();
-        assert_eq!(a, b, "{name}");
+    let mut whole = vec![0; source.size() as usize];
+    ours.read_at(&mut whole, 0).unwrap();
+    for offset in (1..whole.len() - 70_001).step_by(69_997) {
+        let mut part = vec![0; 70_001];
+        ours.read_at(&mut part, offset as u64).unwrap();
+        assert!(part == whole[offset..offset + part.len()], "{name}: at {offset}");
     }
-    ours.len()
+    (ours.len(), escaped)
 }
 
 #[test]
@@ -104,13 +110,13 @@ fn a_journal_is_replayed_as_e2fsck_replays_it() {
             &["-t", "ext4", "-b", "1024", "-O", "^metadata_csum,uninit_bg"],
             "nodelalloc",
         ),
-        ("ext3, 2 KiB blocks", 60_000, &["-t", "ext3", "-b", "2048"], "nodelalloc"),
-        ("data in the journal", 60_000, &["-t", "ext4", "-b", "1024", "-J", "size=16"], "data=journal"),
-        ("data in ext3's journal", 60_000, &["-t", "ext3", "-b", "4096", "-J", "size=16"], "data=journal"),
+        ("ext3, 2 KiB blocks", 60_000, &["-t", "ext3", "-b", "2048"], "defaults"),
+        ("data in the journal", 60_000, &["-t", "ext4", "-b", "1024"], "data=journal"),
+        ("data in ext3's journal", 60_000, &["-t", "ext3", "-b", "4096"], "data=journal"),
         ("bigalloc", 100_000, &["-t", "ext4", "-b", "4096", "-O", "bigalloc", "-C", "16384"], "nodelalloc"),
         ("a short log that wraps", 60_000, &["-t", "ext4", "-b", "1024", "-J", "size=1"], "nodelalloc"),
     ];
-    let mut changed = 0;
+    let (mut changed, mut escaped) = (0, 0);
     for (name, size, args, options) in cases {
         println!("{name}");
         let orphans = name.contains("orphans");
@@ -124,7 +130,8 @@ fn a_journal_is_replayed_as_e2fsck_replays_it() {
 
         let after = replayed(&lab);
         if !orphans {
-            changed += compare_replays(name, &lab, &after);
+            let (more_changed, more_escaped) = compare_replays(name, &lab, &after);
+            (changed, escaped) = (changed + more_changed, escaped + more_escaped);
         }
         match lab.try_truth() {
             Some(mut truth) => {
@@ -136,13 +143,19 @@ fn a_journal_is_replayed_as_e2fsck_replays_it() {
         assert_eq!(missing(&mut used.ranges, &mut after.truth()), None, "{name}: after the replay");
 
         let copy = lab.restored(&mut used);
-        assert_eq!(copy.check("-fn"), lab.check("-fn"), "{name}");
-        assert_eq!(copy.files(), lab.files(), "{name}: before the replay");
+        if !name.contains("short log") {
+            // A log that fills up is written to its places in between; what is there then fits together nowhere.
+            assert_eq!(copy.check("-fn"), lab.check("-fn"), "{name}");
+            assert_eq!(copy.files(), lab.files(), "{name}: before the replay");
+        }
         assert_eq!(copy.check("-fy"), lab.check("-fy"), "{name}");
         assert_eq!(copy.files(), lab.files(), "{name}: after the replay");
         assert_eq!(copy.check("-fn").0, Some(0), "{name}");
     }
-    assert!(changed > 100, "the journals held only {changed} blocks: nothing was tested");
+    assert!(
+        changed > 1000 && escaped > 100,
+        "only {changed} blocks, {escaped} of them escaped, were replayed"
+    );
 }
 
 #[test]
@@ -152,25 +165,18 @@ fn fast_commits_that_wait_keep_everything() {
     let Some(mounted) = lab.mount("commit=600") else { return };
     age(&mounted.0, 20);
     run_ok(&mounted.0, "sync", &["-f", "."]);
-    let copy = |name: &str| {
+    let copy = || {
         let copy = Lab(folder());
         fs::copy(lab.image(), copy.image()).unwrap();
-        println!("{name}");
         copy
     };
-    let before = copy("fully committed");
+    let before = copy();
     for number in 0..5 {
         let file = File::create(mounted.0.join(format!("fast{number}"))).unwrap();
         file.write_all_at(&pattern("fast", 100_000), 0).unwrap();
         file.sync_all().unwrap();
     }
-    let pending = copy("fast commits pending");
-    let stats = fs::read_dir("/proc/fs/ext4").ok();
-    let fast = stats.into_iter().flatten().flatten().any(|entry| {
-        fs::read_to_string(entry.path().join("fc_info"))
-            .is_ok_and(|text| text.lines().any(|line| line.ends_with("num commits") || line.contains("5 ")))
-    });
-    println!("the kernel made fast commits: {fast}");
+    let pending = copy();
     drop(mounted);
 
     assert_eq!(read(&before.source()).unwrap().unwrap().1.everything_because, None);
@@ -182,7 +188,7 @@ fn fast_commits_that_wait_keep_everything() {
 #[test]
 fn a_journal_that_contradicts_the_superblock_keeps_everything() {
     let Some(lab) =
-        crashed(30_000, &["-t", "ext4", "-b", "1024", "-O", "^metadata_csum"], "nodelalloc", false)
+        crashed(60_000, &["-t", "ext4", "-b", "1024", "-O", "^metadata_csum"], "nodelalloc", false)
     else {
         return;
     };

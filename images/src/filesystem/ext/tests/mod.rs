@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -121,20 +122,24 @@ impl Lab {
         FileSource::open(&self.image())
     }
 
-    /// Mounts it, if the machine and its kernel can.
+    /// Mounts it; `None` only where the machine cannot mount anything.
     fn mount(&self, options: &str) -> Option<Mounted> {
-        if run_ok(self.dir(), "id", &["-u"]).trim() != "0" {
-            println!("skipped: needs root to mount a loop device");
+        if run_ok(self.dir(), "id", &["-u"]).trim() != "0" || !Path::new("/dev/loop-control").exists() {
+            println!("skipped: needs root and loop devices to mount an image");
             return None;
         }
+        Some(self.try_mount(options).unwrap_or_else(|why| panic!("mounting with {options}: {why}")))
+    }
+
+    /// Mounts it, if the kernel knows its features and block size.
+    fn try_mount(&self, options: &str) -> std::result::Result<Mounted, String> {
         let at = self.dir().join("mnt");
         fs::create_dir_all(&at).unwrap();
         let output = run(self.dir(), "mount", &["-o", &format!("loop,{options}"), "fs.img", "mnt"]);
         if output.status.success() {
-            return Some(Mounted(at));
+            return Ok(Mounted(at));
         }
-        println!("not mounted: {}", String::from_utf8_lossy(&output.stderr).trim());
-        None
+        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
     }
 
     /// The copy of a machine that has only the used bytes: everything else is 0xA5.
@@ -238,10 +243,15 @@ struct Mounted(PathBuf);
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(&self.0).status();
-        if !unmounted.is_ok_and(|status| status.success()) {
-            let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        // A process that another test is just starting may still hold our files for a moment.
+        for _ in 0..200 {
+            let done = Command::new("umount").arg(&self.0).stderr(Stdio::null()).status();
+            if done.is_ok_and(|status| status.success()) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
         }
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
 
