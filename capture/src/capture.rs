@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use unmoor_images::adapt::Patched;
 use unmoor_images::copy::{self, copy};
 use unmoor_images::formats::raw::StreamSink;
 use unmoor_images::formats::{self, CreateOptions, Format};
@@ -162,7 +163,8 @@ fn copy_disk(
         phase: Phase::Capture,
         name: disk.path().display().to_string(),
     };
-    let copied = copy(disk, &layout.extents, &*sink, &options, monitor).doing(doing)?;
+    let source = Patched::new(disk, &layout.patches);
+    let copied = copy(&source, &layout.extents, &*sink, &options, monitor).doing(doing)?;
     let stored_bytes = sink.finish().doing(doing)?.stored_bytes;
     if before != written_at(disk.path()) {
         let because = "somebody wrote to the source meanwhile";

@@ -1,2 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-//! convert
+//! Making a guest fit its new machine. So far: what guest it is.
+
+pub mod os;

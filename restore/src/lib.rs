@@ -2,6 +2,7 @@
 //! A disk image, put back onto a disk: planned, shown, written, verified, and only then given its table.
 
 pub mod duplicates;
+mod esp;
 pub mod execute;
 pub mod grow;
 pub mod image;

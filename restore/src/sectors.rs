@@ -2,12 +2,13 @@
 //! A disk with 512-byte sectors on one with 4096, or back: what may move, what must be made anew, what cannot.
 
 use unmoor_images::layout::{Content, Place, Region};
-use unmoor_images::{Error, Result};
+use unmoor_images::partition::{Partition, Role};
+use unmoor_images::{Error, Result, ResultExt};
 
+use crate::esp::{self, Remade};
 use crate::image::Image;
-use crate::view::Patch;
 
-/// Checks every filesystem against the target's sectors and remakes EFI system partitions.
+/// Checks every filesystem against the target's sectors. EFI system partitions are made anew, see [`remake`].
 ///
 /// # Errors
 ///
@@ -17,19 +18,66 @@ pub(crate) fn check(
     sector_size: u32,
     notes: &mut Vec<String>,
     warnings: &mut Vec<String>,
-) -> Result<Vec<Patch>> {
+) -> Result<()> {
     let source = image.table.sector_size;
     if source == sector_size {
-        return Ok(Vec::new());
+        return Ok(());
     }
     notes.push(format!("the table is rewritten from {source}-byte to {sector_size}-byte sectors"));
+    let remade: Vec<u32> = system_partitions(image).map(|partition| partition.number).collect();
     for region in &image.regions {
-        check_region(region, sector_size, warnings)?;
+        check_region(region, sector_size, &remade, warnings)?;
     }
-    Ok(Vec::new())
+    Ok(())
 }
 
-fn check_region(region: &Region, sector_size: u32, warnings: &mut Vec<String>) -> Result<()> {
+/// Makes every EFI system partition anew that has other sectors than the target; `partitions` are the target's.
+///
+/// # Errors
+///
+/// `Refused` where one cannot be made: without it the machine would not boot.
+pub(crate) fn remake(
+    image: &Image,
+    partitions: &[Partition],
+    sector_size: u32,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Remade>> {
+    let mut all = Vec::new();
+    if image.table.sector_size == sector_size {
+        return Ok(all);
+    }
+    for old in system_partitions(image) {
+        let Some(new) = partitions.iter().find(|new| new.number == old.number) else { continue };
+        let range = |partition: &Partition| partition.start..partition.start.saturating_add(partition.len);
+        let remade = esp::remake(&*image.source, range(old), range(new), sector_size)
+            .doing(|| format!("making the EFI system partition {} anew", old.number))
+            .map_err(|error| {
+                Error::refused("moving to other sectors", "an EFI system partition cannot be taken along")
+                    .source(error)
+            })?;
+        if let Some(remade) = remade {
+            notes.push(format!(
+                "the EFI system partition {} is made anew for {sector_size}-byte sectors, with the same serial number and files",
+                old.number
+            ));
+            all.push(remade);
+        }
+    }
+    Ok(all)
+}
+
+fn system_partitions(image: &Image) -> impl Iterator<Item = &Partition> {
+    image.table.partitions.iter().filter(|partition| partition.role == Role::Esp)
+}
+
+fn check_region(region: &Region, sector_size: u32, remade: &[u32], warnings: &mut Vec<String>) -> Result<()> {
+    if let (Place::Disk { partition: Some(number), .. }, Content::Filesystem(facts)) =
+        (&region.place, &region.content)
+        && remade.contains(number)
+        && facts.kind.name() == "vfat"
+    {
+        return Ok(());
+    }
     match &region.content {
         Content::Filesystem(facts) if facts.max_sector_size < sector_size => {
             return Err(Error::refused(
@@ -49,7 +97,7 @@ fn check_region(region: &Region, sector_size: u32, warnings: &mut Vec<String>) -
         )),
         _ => {}
     }
-    region.children.iter().try_for_each(|child| check_region(child, sector_size, warnings))
+    region.children.iter().try_for_each(|child| check_region(child, sector_size, remade, warnings))
 }
 
 fn place(place: &Place) -> String {

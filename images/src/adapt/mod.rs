@@ -4,8 +4,10 @@
 
 mod mapped;
 mod memory;
+mod patched;
 mod window;
 
 pub use mapped::{Leg, Mapped, Segment};
 pub use memory::Memory;
+pub use patched::Patched;
 pub use window::Window;

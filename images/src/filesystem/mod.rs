@@ -11,7 +11,8 @@ mod bit_runs;
 pub mod btrfs;
 mod exfat;
 mod ext;
-mod fat;
+pub mod fat;
+pub mod files;
 #[cfg(test)]
 mod loops;
 mod ntfs;

@@ -16,6 +16,7 @@ mod contents;
 mod device;
 mod groups;
 mod ledger;
+mod open;
 mod regions;
 pub mod signatures;
 mod tables;
@@ -23,6 +24,8 @@ mod walk;
 
 #[cfg(test)]
 mod tests;
+
+pub use open::open;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

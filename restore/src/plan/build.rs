@@ -11,6 +11,7 @@ use unmoor_images::partition::{Partition, Role, TableKind};
 use unmoor_images::{BlockSource, Error, ErrorKind, RangeSet, Result};
 
 use super::{DiskPlan, Grow, Options, Target, fits, stream};
+use crate::esp::Remade;
 use crate::grow::{self, Growth};
 use crate::image::Image;
 use crate::sectors;
@@ -38,18 +39,20 @@ pub(super) fn disk(image: Image, target: Target, options: &Options) -> Result<Di
     }
     let mut notes = Vec::new();
     let mut warnings = image.warnings.clone();
-    let mut remade = sectors::check(&image, sector_size, &mut notes, &mut warnings)?;
+    sectors::check(&image, sector_size, &mut notes, &mut warnings)?;
     let table = fit_table(&image, size, sector_size, options, &mut notes)?;
     let moved = moved_partitions(&image.table.partitions, &table.partitions);
-    let pieces = pieces(&image, size, &table, &moved)?;
+    let mut remade = sectors::remake(&image, &table.partitions, sector_size, &mut notes)?;
+    let pieces = pieces(&image, size, &table, &moved, &remade)?;
     if !table.partitions.is_empty() {
         fits::mention(&image, size.min(image.source.size()), &mut warnings)?;
     }
     let mut patches: Vec<Patch> = table_patches(&image, &pieces, &table)?;
-    patches.append(&mut remade);
+    remade.iter_mut().for_each(|volume| patches.append(&mut volume.patches));
     let growth = growth(&image, &table, &target, &mut notes);
     let held = held(&table, image.table.kind, size, growth.as_ref());
     let mut zeros = zeros(&table, size);
+    remade.iter().for_each(|volume| zeros.insert(volume.zeros.clone()));
     let view = View::new(&*image.source, &pieces, &patches, size, sector_size);
     let extents = view.extents(&image.extents, &mut zeros);
     let clear = clear(size);
@@ -143,6 +146,7 @@ fn pieces(
     size: u64,
     table: &TableRewrite,
     moved: &[(Range<u64>, Range<u64>)],
+    remade: &[Remade],
 ) -> Result<Vec<Piece>> {
     let end = size.min(image.source.size());
     let mut without = RangeSet::new();
@@ -153,14 +157,20 @@ fn pieces(
         without.insert(old.clone());
         without.insert(new.clone());
     }
+    for volume in remade {
+        without.insert(volume.old.clone());
+        without.insert(volume.new.clone());
+    }
     let mut pieces: Vec<Piece> = without
         .gaps(end)
         .into_iter()
         .map(|range| Piece { to: range.start, from: range.start, len: range.end - range.start })
         .collect();
-    for (old, new) in moved {
+    let anew = |old: &Range<u64>| remade.iter().any(|volume| volume.old.start == old.start);
+    for (old, new) in moved.iter().filter(|(old, _)| !anew(old)) {
         pieces.push(Piece { to: new.start, from: old.start, len: old.end - old.start });
     }
+    remade.iter().for_each(|volume| pieces.extend(&volume.pieces));
     pieces.sort_by_key(|piece| piece.to);
     fits::check(image, end, &table.partitions)?;
     Ok(pieces)

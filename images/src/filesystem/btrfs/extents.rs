@@ -10,7 +10,7 @@ use crate::{BlockSource, Error, RangeSet, Result, ResultExt};
 
 const EXTENT_TREE: u64 = 2;
 const BLOCK_GROUP_TREE: u64 = 11;
-const ROOT_ITEM: u8 = 132;
+pub(super) const ROOT_ITEM: u8 = 132;
 const EXTENT_ITEM: u8 = 168;
 /// An extent item of one tree block, whose key has the level instead of the length ("skinny").
 const METADATA_ITEM: u8 = 169;
@@ -58,7 +58,7 @@ pub(super) fn used(source: &dyn BlockSource, superblock: &Superblock) -> Result<
     Ok(Used { ranges: out.ranges, warnings, everything_because: None })
 }
 
-fn read_chunks(trees: &mut Trees<'_>) -> Result<std::result::Result<Chunks, String>> {
+pub(super) fn read_chunks(trees: &mut Trees<'_>) -> Result<std::result::Result<Chunks, String>> {
     let superblock = trees.superblock;
     let system = match Chunks::of_superblock(superblock)? {
         Ok(chunks) => chunks,
@@ -94,9 +94,7 @@ fn roots(trees: &mut Trees<'_>, chunks: &Chunks) -> Result<(Root, Option<Root>)>
             (BLOCK_GROUP_TREE, ROOT_ITEM) => &mut groups,
             _ => return Ok(()),
         };
-        // Behind an inode item of 160 bytes.
-        *slot =
-            Some(Root { generation: item.u64_le(160)?, logical: item.u64_le(176)?, level: item.u8(238)? });
+        *slot = Some(Root::of_item(item)?);
         Ok(())
     })?;
     let missing = |what| Error::malformed("looking for a tree", format!("there is no {what}"));

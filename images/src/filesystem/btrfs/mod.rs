@@ -14,6 +14,7 @@
 mod checksum;
 mod chunks;
 mod extents;
+pub(super) mod files;
 mod superblock;
 #[cfg(test)]
 mod tests;

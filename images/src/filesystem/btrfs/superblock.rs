@@ -51,6 +51,13 @@ pub(super) struct Root {
     pub(super) generation: u64,
 }
 
+impl Root {
+    /// From a root item, behind its inode item of 160 bytes.
+    pub(super) fn of_item(item: Bytes<'_>) -> Result<Self> {
+        Ok(Self { generation: item.u64_le(160)?, logical: item.u64_le(176)?, level: item.u8(238)? })
+    }
+}
+
 const FLAG_WRITTEN: u64 = 1 << 0;
 const FLAG_RELOC: u64 = 1 << 1;
 const FLAG_SEEDING: u64 = 1 << 32;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Copy-on-write B-trees: checked blocks, and a walk over all items in key order.
 
+use std::ops::RangeInclusive;
+
 use super::chunks::Chunks;
 use super::superblock::{Root, Superblock};
 use crate::parse::{Bytes, read_vec};
@@ -22,6 +24,14 @@ pub(super) struct Key {
 }
 
 impl Key {
+    pub(super) const FIRST: Self = Self { object: 0, kind: 0, offset: 0 };
+    pub(super) const LAST: Self = Self { object: u64::MAX, kind: u8::MAX, offset: u64::MAX };
+
+    /// All keys of one kind that an object has.
+    pub(super) fn all(object: u64, kind: u8) -> RangeInclusive<Self> {
+        Self { object, kind, offset: 0 }..=Self { object, kind, offset: u64::MAX }
+    }
+
     pub(super) fn read(raw: Bytes<'_>, at: usize) -> Result<Self> {
         let raw = raw.sub(at, LEN_OF_KEY)?;
         Ok(Self { object: raw.u64_le(0)?, kind: raw.u8(8)?, offset: raw.u64_le(9)? })
@@ -45,6 +55,17 @@ impl Trees<'_> {
         &mut self,
         chunks: &Chunks,
         root: Root,
+        each: impl FnMut(Key, Bytes<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.walk_range(chunks, root, Key::FIRST..=Key::LAST, each)
+    }
+
+    /// The same for the items with keys in `range`; blocks without any are not read.
+    pub(super) fn walk_range(
+        &mut self,
+        chunks: &Chunks,
+        root: Root,
+        range: RangeInclusive<Key>,
         mut each: impl FnMut(Key, Bytes<'_>) -> Result<()>,
     ) -> Result<()> {
         if root.level >= MOST_LEVELS {
@@ -60,7 +81,9 @@ impl Trees<'_> {
                         return Err(Error::malformed("reading a tree", "keys out of order").at(block.at));
                     }
                     last = Some(key);
-                    each(key, item)?;
+                    if range.contains(&key) {
+                        each(key, item)?;
+                    }
                 }
                 block.next = block.items;
             }
@@ -70,6 +93,13 @@ impl Trees<'_> {
             }
             let (key, logical, generation) = block.pointer(block.next)?;
             block.next += 1;
+            if key > *range.end() {
+                block.next = block.items;
+                continue;
+            }
+            if block.next < block.items && block.key(block.next)? <= *range.start() {
+                continue;
+            }
             let child = Root { logical, level: block.level - 1, generation };
             let (at, limit) = (block.at, block.generation);
             let child = self.block(chunks, child, false)?;

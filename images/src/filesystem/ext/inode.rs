@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Which blocks an inode holds: needed for the journal's inode alone.
+//! Inodes, and which blocks the journal's one holds.
 
 use super::checksum::crc32c;
 use super::groups::Geometry;
 use crate::parse::{Bytes, read_vec};
 use crate::{BlockSource, Error, Result};
 
-const EXTENTS_FLAG: u32 = 0x8_0000;
-const INLINE_FLAG: u32 = 0x1000_0000;
-const EXTENT_MAGIC: u16 = 0xf30a;
+pub(super) const EXTENTS_FLAG: u32 = 0x8_0000;
+pub(super) const INLINE_FLAG: u32 = 0x1000_0000;
+pub(super) const EXTENT_MAGIC: u16 = 0xf30a;
 /// Tree levels below the inode (`EXT4_MAX_EXTENT_DEPTH`).
-const MOST_DEPTH: u16 = 5;
+pub(super) const MOST_DEPTH: u16 = 5;
 /// Index blocks that are read for one inode: more than the longest journal with indirect 1 KiB blocks has.
 const MOST_INDEXES: u32 = 1 << 17;
 /// Blocks of a journal; mke2fs makes up to 10,240,000, and the fast commit area.
@@ -27,11 +27,11 @@ pub(super) struct Run {
     pub(super) physical: u64,
 }
 
-/// All blocks of inode `number`, in order and without holes.
+/// An inode's bytes, and the checksum seed of its structures.
 ///
 /// # Errors
-/// `Malformed` for a wrong checksum, location or order, and for a file with holes.
-pub(super) fn runs(source: &dyn BlockSource, geometry: &Geometry, number: u32) -> Result<Vec<Run>> {
+/// `Malformed` for a number that does not exist and for a wrong checksum.
+pub(super) fn load(source: &dyn BlockSource, geometry: &Geometry, number: u32) -> Result<(Vec<u8>, u32)> {
     let sb = &geometry.sb;
     let doing = || format!("reading inode {number}");
     let index = number.checked_sub(1).ok_or_else(|| Error::malformed(doing(), "there is no such inode"))?;
@@ -47,23 +47,35 @@ pub(super) fn runs(source: &dyn BlockSource, geometry: &Geometry, number: u32) -
     if sb.has_metadata_checksums() && !checksum_holds(bytes, seed)? {
         return Err(Error::malformed(doing(), "checksum mismatch").at(at));
     }
+    Ok((raw, seed))
+}
+
+/// All blocks of inode `number`, in order and without holes.
+///
+/// # Errors
+/// `Malformed` for a wrong checksum, location or order, and for a file with holes.
+pub(super) fn runs(source: &dyn BlockSource, geometry: &Geometry, number: u32) -> Result<Vec<Run>> {
+    let sb = &geometry.sb;
+    let doing = || format!("reading inode {number}");
+    let (raw, seed) = load(source, geometry, number)?;
+    let bytes = Bytes::new(&raw, "inode");
 
     let size = u64::from(bytes.u32_le(0x6c)?) << 32 | u64::from(bytes.u32_le(0x4)?);
     let blocks = size / u64::from(sb.block_size);
     if blocks == 0 || blocks > MOST_BLOCKS {
-        return Err(Error::malformed(doing(), format!("a journal of {size} bytes is impossible")).at(at));
+        return Err(Error::malformed(doing(), format!("a journal of {size} bytes is impossible")));
     }
     let mut walk = Walk { source, geometry, seed, blocks, runs: Vec::new(), next: 0, indexes: 0 };
     let map = bytes.sub(0x28, 60)?;
     match bytes.u32_le(0x20)? {
         flags if flags & INLINE_FLAG != 0 => {
-            return Err(Error::malformed(doing(), "its content is in the inode").at(at));
+            return Err(Error::malformed(doing(), "its content is in the inode"));
         }
         flags if flags & EXTENTS_FLAG != 0 => walk.extents(map, None)?,
         _ => walk.indirect(map)?,
     }
     if walk.next < blocks {
-        return Err(Error::malformed(doing(), format!("block {} is missing", walk.next)).at(at));
+        return Err(Error::malformed(doing(), format!("block {} is missing", walk.next)));
     }
     Ok(walk.runs)
 }

@@ -12,6 +12,7 @@
 mod bitmap;
 mod checksum;
 mod features;
+pub(super) mod files;
 mod groups;
 mod inode;
 mod journal;

@@ -28,38 +28,46 @@ const BITLOCKER_TO_GO: [u8; 16] =
 
 /// Geometry of one volume; offsets and sizes in bytes from its start.
 #[derive(Debug, Clone)]
-pub(super) struct Boot {
-    pub(super) kind: FilesystemKind,
-    pub(super) sector_size: u32,
-    pub(super) cluster_size: u32,
+pub struct Boot {
+    /// FAT12, FAT16 or FAT32.
+    pub kind: FilesystemKind,
+    /// Bytes of the sector that the volume counts in.
+    pub sector_size: u32,
+    /// Bytes of a cluster.
+    pub cluster_size: u32,
     /// Clusters, numbered from 2.
-    pub(super) clusters: u64,
+    pub clusters: u64,
     /// First copy of the FAT.
-    pub(super) fat: u64,
+    pub fat: u64,
     /// Bytes of each copy.
-    pub(super) fat_size: u64,
-    pub(super) fats: u64,
-    /// Only one copy is kept current (FAT32 flag).
-    pub(super) unmirrored: bool,
+    pub fat_size: u64,
+    /// Copies of the FAT, at most four.
+    pub fats: u64,
+    /// Only one copy is kept current (FAT32 flag): this one, counted from 0.
+    pub active: Option<u8>,
     /// Root directory of FAT12 and FAT16.
-    pub(super) root: u64,
-    pub(super) root_size: u64,
+    pub root: u64,
+    /// Bytes of that directory, in whole sectors.
+    pub root_size: u64,
     /// First cluster of the root directory of FAT32.
-    pub(super) root_cluster: u64,
+    pub root_cluster: u64,
     /// Cluster 2.
-    pub(super) data: u64,
-    pub(super) size: u64,
+    pub data: u64,
+    /// The whole volume; may be less than its partition.
+    pub size: u64,
     /// Low byte of the first FAT entry.
-    pub(super) media: u8,
+    pub media: u8,
     /// Linux' and Windows' "in use" bit, and "surface scan wanted".
-    pub(super) state: u8,
-    pub(super) serial: Option<[u8; 4]>,
-    pub(super) label: Option<[u8; 11]>,
+    pub state: u8,
+    /// Volume serial number, as it stands on disk.
+    pub serial: Option<[u8; 4]>,
+    /// The boot sector's label, padded with spaces.
+    pub label: Option<[u8; 11]>,
 }
 
 impl Boot {
     /// `None` where the sector is not FAT's, an error where it is and makes no sense.
-    pub(super) fn read(source: &dyn BlockSource) -> Result<Option<Self>> {
+    pub fn read(source: &dyn BlockSource) -> Result<Option<Self>> {
         if source.size() < 512 {
             return Ok(None);
         }
@@ -116,7 +124,9 @@ impl Boot {
             fat,
             fat_size,
             fats,
-            unmirrored: is_32 && raw.u16_le(40)? & 0x80 != 0,
+            active: Some(raw.u16_le(40)?)
+                .filter(|flags| is_32 && flags & 0x80 != 0)
+                .map(|flags| flags as u8 & 0xF),
             root,
             root_size,
             root_cluster: if is_32 { raw.u32_le(44)?.into() } else { 0 },
@@ -134,7 +144,7 @@ impl Boot {
     }
 
     /// First byte of a cluster.
-    pub(super) fn cluster_at(&self, cluster: u64) -> u64 {
+    pub fn cluster_at(&self, cluster: u64) -> u64 {
         self.data + (cluster - 2) * u64::from(self.cluster_size)
     }
 }

@@ -4,13 +4,15 @@
 //! Sources: Microsoft, "FAT: General Overview of On-Disk Format" 1.03, and Linux' `fs/fat`.
 
 mod boot;
+pub(super) mod files;
 #[cfg(test)]
 pub(super) mod oracle;
 mod table;
 #[cfg(test)]
 mod tests;
 
-use boot::Boot;
+pub use boot::Boot;
+pub use table::{end_mark, entry};
 
 use super::{Condition, FilesystemFacts, FilesystemKind, Used};
 use crate::parse::{Bytes, read_vec};
@@ -60,7 +62,7 @@ pub(super) fn used(source: &dyn BlockSource, facts: &FilesystemFacts) -> Result<
     if let Condition::Dirty(found) = &facts.condition {
         warnings.push(format!("{found}; its allocation table is taken as it stands"));
     }
-    if found.copies_differ && !boot.unmirrored {
+    if found.copies_differ && boot.active.is_none() {
         warnings.push("the copies of the file allocation table differ; what any of them uses is kept".into());
     }
     if found.bad > 0 {

@@ -169,8 +169,8 @@ fn entry_start(kind: FilesystemKind, index: u64) -> u64 {
         }
 }
 
-/// The entry `index` of a piece.
-fn entry(piece: &[u8], kind: FilesystemKind, index: u64) -> Result<u32> {
+/// The entry `index` of a piece of the table that begins with entry 0, or (FAT12) with an even one.
+pub fn entry(piece: &[u8], kind: FilesystemKind, index: u64) -> Result<u32> {
     let raw = Bytes::new(piece, "file allocation table");
     let half_bytes = entry_start(kind, index);
     let at = (half_bytes / 2) as usize;
@@ -184,7 +184,7 @@ fn entry(piece: &[u8], kind: FilesystemKind, index: u64) -> Result<u32> {
 }
 
 /// The highest value of an entry: the end of a chain. Eight below it is the mark of a bad cluster.
-fn end_mark(kind: FilesystemKind) -> u32 {
+pub fn end_mark(kind: FilesystemKind) -> u32 {
     match kind {
         FilesystemKind::Fat32 => 0x0FFF_FFFF,
         FilesystemKind::Fat16 => 0xFFFF,

@@ -12,6 +12,7 @@
 //! Used is everything but what the free-space trees of each group call free. Blocks on a group's free list
 //! (AGFL), the trees themselves, the log and the superblock copies are in neither tree, and so are used.
 
+pub(super) mod files;
 mod free_space;
 mod log;
 mod superblock;

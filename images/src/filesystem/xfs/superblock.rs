@@ -85,6 +85,11 @@ impl Features {
         self.version & 0xf == 5
     }
 
+    /// Directory entries say what they name.
+    pub(super) fn has_types(self) -> bool {
+        if self.is_v5() { self.incompat & 1 != 0 } else { self.features2 & 0x200 != 0 }
+    }
+
     pub(super) fn needs_repair(self) -> bool {
         self.is_v5() && self.incompat & INCOMPAT_NEEDSREPAIR != 0
     }
