@@ -39,6 +39,8 @@ enum Task {
     },
     /// Capture a real Debian disk, restore it to another disk, boot that and show the proof
     Demo,
+    /// Build the static binary and say where it is
+    Build,
     /// Measure unmoor beside other tools, in one run
     Bench {
         /// How often each is run; medians are shown
@@ -56,6 +58,10 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Test { all, no_lab } => test::run(all, no_lab),
         Task::Demo => demo::run(),
+        Task::Build => binary::static_release().map(|path| {
+            println!("{}", path.display());
+            ExitCode::SUCCESS
+        }),
         Task::Bench { rounds } => bench::run(rounds).map(|()| ExitCode::SUCCESS),
         Task::Lab(command) => lab::commands::run(command),
         Task::Docs => test::docs().map(|()| ExitCode::SUCCESS),
