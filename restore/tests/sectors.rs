@@ -58,7 +58,7 @@ fn disk(dir: &Path, block: &str) -> PathBuf {
     let tree = dir.join("tree/EFI/debian");
     fs::create_dir_all(&tree).unwrap();
     (0..40).for_each(|number| {
-        fs::write(tree.join(format!("a long name {number}")), vec![number as u8; 3000]).unwrap()
+        fs::write(tree.join(format!("a long name {number}")), vec![number as u8; 3000]).unwrap();
     });
     let tree = dir.join("tree");
     run("mtools", "mcopy", &["-i", esp.to_str().unwrap(), "-s", tree.join("EFI").to_str().unwrap(), "::"]);

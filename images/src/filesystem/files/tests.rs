@@ -52,7 +52,7 @@ fn fill(root: &Path, links: bool) -> BTreeMap<String, Vec<u8>> {
     holes[(1 << 20) - 1] = 1;
     add("holes".into(), holes);
     (0..300).for_each(|number| {
-        add(format!("many/a-rather-long-name-of-file-number-{number}"), vec![number as u8; 40])
+        add(format!("many/a-rather-long-name-of-file-number-{number}"), vec![number as u8; 40]);
     });
     if links {
         fs::create_dir_all(root.join("links")).unwrap();
