@@ -24,8 +24,9 @@ use unmoor_images::filesystem::{FilesystemFacts, FilesystemKind};
 use unmoor_images::layout::{self, DiskLayout, Place};
 use unmoor_images::{BlockSource, Monitor, Result};
 
-/// What is read of one filesystem at most, in bytes: a few directories, and files of at most 64 KiB.
-const MOST_READ: u64 = 256 << 20;
+/// What is read of one filesystem at most, in bytes: a few directories, files of at most 64 KiB, and a journal to replay, of
+/// which mke2fs makes up to 1 GiB.
+const MOST_READ: u64 = 2 << 30;
 /// What is read of one file.
 pub(crate) const MOST_FILE: usize = 64 << 10;
 
@@ -124,7 +125,8 @@ impl Found<'_> {
 /// Finds the operating systems of the machine whose disks are `sources`; `layouts` is what
 /// [`unmoor_images::layout::analyze`] gave for them.
 ///
-/// A filesystem that looks like none's root is left out; one that cannot be read is named in the notes of all systems found.
+/// A filesystem that looks like none's root is left out; one that cannot be read is named in the notes of all systems found,
+/// and to `monitor` where none was found.
 /// Stops early, with what was found, where `monitor` says so.
 pub fn find(layouts: &[DiskLayout], sources: &[&dyn BlockSource], monitor: &dyn Monitor) -> Vec<OsFacts> {
     let mut notes = Vec::new();
@@ -157,6 +159,13 @@ pub fn find(layouts: &[DiskLayout], sources: &[&dyn BlockSource], monitor: &dyn 
         }
     }
     let (loaders, firmware) = boot::survey(layouts, sources, &volumes, &mut notes);
+    if systems.is_empty() {
+        notes.iter().for_each(|note| monitor.note(note.clone()));
+        if !loaders.is_empty() {
+            monitor
+                .note(format!("no operating system was found; the disks boot with {}", loaders.join(", ")));
+        }
+    }
     for system in &mut systems {
         system.boot_loaders.clone_from(&loaders);
         system.firmware = firmware;

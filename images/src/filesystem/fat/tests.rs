@@ -170,7 +170,7 @@ fn an_old_boot_sector_before_something_else_is_not_fat() {
         let other = Image::new(80 << 20);
         other.write(&sector, 0);
         other.write(magic, at);
-        assert_eq!(probe(&other).unwrap(), None);
+        assert!(probe(&other).unwrap().is_none_or(|facts| facts.kind == FilesystemKind::Swap));
     }
     let other = Image::new(80 << 20);
     other.write(&sector, 0);
