@@ -2,6 +2,7 @@
 //! `unmoor inspect`.
 
 mod show;
+mod systems;
 
 pub(crate) use show::place;
 
@@ -11,6 +12,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use unmoor_capture::disk::{Kind, OpenOptions};
 use unmoor_capture::{InUse, Survey, SurveyOptions, survey};
+use unmoor_convert::os::{self, OsFacts};
 use unmoor_images::layout::{self, Hibernated};
 use unmoor_images::manifest::Manifest;
 use unmoor_images::{BlockSource, Result, State};
@@ -27,7 +29,7 @@ Examples:
 
 /// Show what is on a disk or in an image
 ///
-/// Partitions, volumes, filesystems, how many bytes they use, and the manifest of an image that has one. Nothing is
+/// Partitions, volumes, filesystems, how many bytes they use, operating systems, and the manifest of an image that has one. Nothing is
 /// mounted, and nothing is written.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -57,11 +59,15 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
     };
     let survey = survey(&arguments.sources, &options, terminal)?;
     let manifest = arguments.manifest()?;
+    let sources: Vec<&dyn BlockSource> = survey.disks.iter().map(|disk| disk as _).collect();
+    let systems = os::find(&survey.layouts, &sources, terminal);
     if terminal.json() {
-        terminal.print(&document(&survey, manifest.as_ref(), &terminal.warnings()).to_string())?;
+        let document = document(&survey, &systems, manifest.as_ref(), &terminal.warnings());
+        terminal.print(&document.to_string())?;
     } else {
-        for line in show::lines(&survey, manifest.as_ref(), terminal.verbose()) {
-            terminal.print(&line)?;
+        let lines = show::lines(&survey, manifest.as_ref(), terminal.verbose());
+        for line in lines.iter().chain(&systems::lines(&systems, terminal.verbose())) {
+            terminal.print(line)?;
         }
     }
     Ok(Outcome::Done)
@@ -77,7 +83,12 @@ impl Arguments {
     }
 }
 
-fn document(survey: &Survey<'_>, manifest: Option<&Manifest>, warnings: &[String]) -> Value {
+fn document(
+    survey: &Survey<'_>,
+    systems: &[OsFacts],
+    manifest: Option<&Manifest>,
+    warnings: &[String],
+) -> Value {
     let disks: Vec<Value> = survey
         .disks
         .iter()
@@ -104,6 +115,7 @@ fn document(survey: &Survey<'_>, manifest: Option<&Manifest>, warnings: &[String
         .collect();
     json!({
         "disks": disks,
+        "systems": systems,
         "machine": survey.machine(),
         "manifest": manifest,
         "warnings": warnings,
