@@ -39,6 +39,10 @@ pub fn obstacle(growth: &Growth) -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("only root can mount it".into());
     }
+    // fs/btrfs/ioctl.c, `btrfs_ioctl_resize`.
+    if kind == "btrfs" && growth.len < 256 << 20 {
+        return Some("the kernel resizes no btrfs to under 256 MiB".into());
+    }
     if kind == "btrfs"
         && let Some(uuid) = &growth.filesystem.uuid
         && Path::new("/sys/fs/btrfs").join(uuid).exists()

@@ -120,10 +120,12 @@ fn filesystem(image: &Image, number: u32) -> Option<&FilesystemFacts> {
     })
 }
 
+/// What partition `number` holds; logical partitions are listed inside their container.
 fn region(image: &Image, number: u32) -> Option<&Region> {
     image
         .regions
         .iter()
+        .flat_map(Region::walk)
         .find(|region| matches!(region.place, Place::Disk { partition: Some(n), .. } if n == number))
 }
 
