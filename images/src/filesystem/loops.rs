@@ -175,6 +175,7 @@ fn list(root: &Path, folder: &Path, listing: &mut BTreeMap<PathBuf, String>) {
 impl Drop for Mounted {
     fn drop(&mut self) {
         let Some(folder) = self.folder.take() else { return };
+        let device = std::os::unix::fs::MetadataExt::dev(&folder.path().metadata().unwrap());
         // A process that another test thread forks holds our open files until its exec: "target is busy".
         for _ in 0..50 {
             if Command::new("umount")
@@ -183,12 +184,27 @@ impl Drop for Mounted {
                 .status()
                 .is_ok_and(|status| status.success())
             {
+                wait_until_gone(device);
                 return;
             }
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
         let _ = Command::new("umount").arg("--lazy").arg(folder.path()).status();
         assert!(std::thread::panicking(), "{} stays busy", folder.path().display());
+    }
+}
+
+/// Waits until the filesystem that had device number `device` is really gone: `umount` returns while another mount
+/// namespace still holds a copy of the mount, and the filesystem stays dirty until that ends. Its loop device goes last.
+pub(super) fn wait_until_gone(device: u64) {
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    let autoclear = std::path::PathBuf::from(format!("/sys/dev/block/{major}:{minor}/loop/autoclear"));
+    for _ in 0..600 {
+        // One that was attached for longer than the mount does not go with it.
+        if !std::fs::read_to_string(&autoclear).is_ok_and(|text| text.trim() == "1") {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
     }
 }
 

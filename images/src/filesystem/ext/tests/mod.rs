@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::filesystem::loops::wait_until_gone;
 use crate::filesystem::{FilesystemFacts, Used};
 use crate::{BlockSource, Error, RangeSet, Result};
 
@@ -243,11 +244,12 @@ struct Mounted(PathBuf);
 
 impl Drop for Mounted {
     fn drop(&mut self) {
+        let device = self.0.metadata().map(|metadata| std::os::unix::fs::MetadataExt::dev(&metadata));
         // A process that another test is just starting may still hold our files for a moment.
         for _ in 0..200 {
             let done = Command::new("umount").arg(&self.0).stderr(Stdio::null()).status();
             if done.is_ok_and(|status| status.success()) {
-                return;
+                return device.map(wait_until_gone).unwrap_or_default();
             }
             std::thread::sleep(Duration::from_millis(50));
         }
