@@ -13,6 +13,9 @@ use unmoor_images::{Error, ErrorKind, ExtentMap, LEAF, Result, ResultExt};
 use crate::plan::{DiskPlan, Target};
 use crate::view::Patch;
 
+/// Largest record that is read, in bytes: it names ranges, the hashes are in its map.
+const MOST: u64 = 64 << 20;
+
 /// A range that is not as in the image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
@@ -95,6 +98,9 @@ impl RestoreRecord {
     /// Reads a record and its map.
     pub fn read(path: &Path) -> Result<(Self, ExtentMap, Leaves)> {
         let doing = || format!("reading the record {}", path.display());
+        if std::fs::metadata(path).doing(doing)?.len() > MOST {
+            return Err(Error::malformed(doing(), "it is larger than 64 MiB"));
+        }
         let bytes = std::fs::read(path).doing(doing)?;
         let record: Self = serde_json::from_slice(&bytes)
             .map_err(|error| Error::new(ErrorKind::Malformed, doing()).source(error))?;
