@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What CI and the README call: demo, test, bench, lab, docs.
+//! What CI and the README call: demo, test, bench, lab, fuzz, docs.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -8,6 +8,7 @@
 
 mod binary;
 mod demo;
+mod fuzz;
 mod lab;
 mod packages;
 mod run;
@@ -41,6 +42,9 @@ enum Task {
     /// Guests: build, boot, list, test
     #[command(subcommand)]
     Lab(lab::commands::Command),
+    /// Damaged input for every parser: smoke, run, seeds
+    #[command(subcommand)]
+    Fuzz(fuzz::Command),
     /// Build the documentation and fail on whatever is wrong in it
     Docs,
 }
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
         Task::Test { all, no_lab } => test::run(all, no_lab),
         Task::Demo => demo::run(),
         Task::Lab(command) => lab::commands::run(command),
+        Task::Fuzz(command) => fuzz::run(command),
         Task::Docs => test::docs().map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {
