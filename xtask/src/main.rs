@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What CI and the README call: demo, test, bench, lab, docs.
+//! What CI and the README call: demo, test, bench, lab, fuzz, docs.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -9,6 +9,7 @@
 mod bench;
 mod binary;
 mod demo;
+mod fuzz;
 mod lab;
 mod packages;
 mod run;
@@ -50,6 +51,9 @@ enum Task {
     /// Guests: build, boot, list, test
     #[command(subcommand)]
     Lab(lab::commands::Command),
+    /// Damaged input for every parser: smoke, run, seeds
+    #[command(subcommand)]
+    Fuzz(fuzz::Command),
     /// Build the documentation and fail on whatever is wrong in it
     Docs,
 }
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
         }),
         Task::Bench { rounds } => bench::run(rounds).map(|()| ExitCode::SUCCESS),
         Task::Lab(command) => lab::commands::run(command),
+        Task::Fuzz(command) => fuzz::run(command),
         Task::Docs => test::docs().map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| {

@@ -141,7 +141,12 @@ impl Analysis<'_> {
     }
 
     /// Reads every filesystem's used ranges into the ledger.
+    ///
+    /// Partitions may overlap and logical volumes share extents, and thousands of them can claim one large filesystem, which
+    /// would be walked for hours: what goes beyond four times the disks is not walked but kept.
     pub(super) fn account(&mut self) -> Result<()> {
+        let disks = self.disks.iter().fold(0u64, |sum, disk| sum.saturating_add(disk.size()));
+        let mut walked = 0u64;
         for leaf in std::mem::take(&mut self.leaves) {
             self.check_cancelled()?;
             if self.options.all {
@@ -149,6 +154,12 @@ impl Analysis<'_> {
                 continue;
             }
             let copies = leaf.device.copies(&self.disks)?;
+            walked = copies.iter().fold(walked, |sum, copy| sum.saturating_add(copy.size()));
+            if walked > disks.saturating_mul(4) {
+                let reason = "partitions or volumes claim the same bytes again and again";
+                self.give_up(&leaf.nodes, &leaf.device, reason, true)?;
+                continue;
+            }
             match self.used(&leaf, &copies)? {
                 Ok(mut used) => {
                     // All copies of a mirror get the union, so that they stay equal where they are in use.

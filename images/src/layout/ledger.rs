@@ -64,11 +64,15 @@ impl Ledger {
         }
     }
 
+    /// Warns once of each thing. Hostile metadata can cause a hundred thousand warnings, each compared with all others.
     pub(super) fn warn(&mut self, disk: usize, text: String) {
+        const MOST: usize = 250;
         if let Some(account) = self.disks.get_mut(disk)
+            && account.warnings.len() <= MOST
             && !account.warnings.contains(&text)
         {
-            account.warnings.push(text);
+            let full = account.warnings.len() == MOST;
+            account.warnings.push(if full { "further warnings are left out".into() } else { text });
         }
     }
 }

@@ -29,8 +29,22 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    pub(super) const OWN: Self =
-        Self { table: partition::read, probe: filesystem::probe, used: filesystem::used };
+    pub(super) const OWN: Self = Self { table: read_table, probe: filesystem::probe, used: filesystem::used };
+}
+
+/// Linux shows at most 255 partitions of a disk. A table of GPT's own bound would have the same bytes examined 32768 times.
+const MOST_PARTITIONS: usize = 1024;
+/// Partitions, arrays and logical volumes that are looked into: each takes about a hundred reads.
+const MOST_DEVICES: usize = 4096;
+
+fn read_table(source: &dyn BlockSource) -> Result<PartitionTable> {
+    let table = partition::read(source)?;
+    if table.partitions.len() > MOST_PARTITIONS {
+        let reason =
+            format!("it has {} partitions, and no system uses more than 255", table.partitions.len());
+        return Err(Error::unsupported("reading the partition table", reason));
+    }
+    Ok(table)
 }
 
 /// How deep in the machine's storage a device lies.
@@ -81,6 +95,8 @@ pub(super) struct Analysis<'a> {
     pub(super) members: Vec<FoundMember>,
     pub(super) volumes: Vec<FoundVolume>,
     pub(super) leaves: Vec<Leaf>,
+    /// Devices looked into so far.
+    examined: usize,
 }
 
 /// The reason why something is kept whole, from an error that means "not to be trusted"; any other error is passed on.
@@ -112,6 +128,7 @@ impl<'a> Analysis<'a> {
             members: Vec::new(),
             volumes: Vec::new(),
             leaves: Vec::new(),
+            examined: 0,
         }
     }
 
@@ -144,6 +161,10 @@ impl<'a> Analysis<'a> {
     /// Looks at what a device holds, and keeps it or puts it where it waits for its turn.
     pub(super) fn examine(&mut self, nodes: Vec<usize>, device: &Device, level: Level) -> Result<()> {
         self.check_cancelled()?;
+        self.examined += 1;
+        if self.examined > MOST_DEVICES {
+            return self.give_up(&nodes, device, "there are too many volumes to look into each", true);
+        }
         let copies = device.copies(&self.disks)?;
         let mut findings = Vec::new();
         for copy in &copies {

@@ -110,7 +110,8 @@ impl Mbr {
             broken: Vec::new(),
             warnings: Warnings::default(),
         };
-        let mut visited = HashSet::new();
+        // A chain that leads to the MBR itself would have that sector written twice.
+        let mut visited = HashSet::from([0]);
         let mut number = 5;
         for (index, entry) in entries.iter().enumerate() {
             if entry.is_container()
@@ -146,7 +147,7 @@ impl Mbr {
                 return Err(bad("the chain is too long"));
             }
             if !visited.insert(lba) {
-                return Err(bad("the chain runs in a circle"));
+                return Err(bad("the chain runs in a circle, or to the MBR"));
             }
             let raw = read_vec(source, at, self.sector as usize)?;
             let record = Bytes::new(&raw, "extended boot record");

@@ -155,7 +155,10 @@ fn geometry(table: &Gpt, options: &Options) -> Result<Geometry> {
         (None, true) => (used.lba, used.entries_lba),
         (None, false) => (0, 0),
     };
-    let unmoved = table.sector == sector && current == at_end && current_entries >= entries + array;
+    // Two valid copies may differ in length: the array written must fit where the backup's was.
+    let fits = current_entries >= entries + array
+        && current_entries.checked_add(array).is_some_and(|end| end <= at_end);
+    let unmoved = table.sector == sector && current == at_end && fits;
     let backup_entries = if unmoved { current_entries } else { at_end - array };
     let last_usable = if unmoved { used.last_usable.min(backup_entries - 1) } else { backup_entries - 1 };
     if first_usable > last_usable {

@@ -94,12 +94,22 @@ fn bytes(sectors: u64) -> Result<u64> {
         .ok_or_else(|| broken("a number is too large"))
 }
 
+/// LVM's own limit (lvm2 `NAME_LEN`). Names are repeated for each volume and in messages; one of megabytes would fill the memory.
+const LONGEST_NAME: usize = 128;
+
+fn name(text: &str) -> Result<&str> {
+    if text.len() > LONGEST_NAME {
+        return Err(broken(format!("a name has {} characters", text.len())));
+    }
+    Ok(text)
+}
+
 impl VolumeGroup {
     /// Reads a group's metadata text.
     pub fn parse(text: &str) -> Result<Self> {
         let root = text::parse(text)?;
         let mut groups = root.sections().filter(|(_, section)| section.section("physical_volumes").is_some());
-        let (Some((name, group)), None) = (groups.next(), groups.next()) else {
+        let (Some((group_name, group)), None) = (groups.next(), groups.next()) else {
             return Err(broken("there is not exactly one volume group"));
         };
         let extent_size = bytes(group.number("extent_size")?)?;
@@ -107,8 +117,8 @@ impl VolumeGroup {
             return Err(broken("extent_size is 0"));
         }
         let mut found = Self {
-            name: name.to_owned(),
-            id: group.text("id")?.to_owned(),
+            name: name(group_name)?.to_owned(),
+            id: name(group.text("id")?)?.to_owned(),
             seqno: group.number("seqno")?,
             extent_size,
             exported: group.words("status").any(|word| word == "EXPORTED"),
@@ -117,15 +127,15 @@ impl VolumeGroup {
             doubt: None,
         };
         let mut places = HashMap::new();
-        for (name, volume) in group.section("physical_volumes").into_iter().flat_map(Section::sections) {
-            if places.insert(name, found.volumes.len()).is_some() {
-                return Err(broken(format!("{name} stands twice")));
+        for (key, volume) in group.section("physical_volumes").into_iter().flat_map(Section::sections) {
+            if places.insert(name(key)?, found.volumes.len()).is_some() {
+                return Err(broken(format!("{key} stands twice")));
             }
             found.volumes.push(member(volume, extent_size)?);
         }
         let mut parts = HashSet::new();
-        for (name, volume) in group.section("logical_volumes").into_iter().flat_map(Section::sections) {
-            let volume = found.logical_volume(name, volume, &places, &mut parts)?;
+        for (key, volume) in group.section("logical_volumes").into_iter().flat_map(Section::sections) {
+            let volume = found.logical_volume(name(key)?, volume, &places, &mut parts)?;
             found.logical.push(volume);
         }
         // What another volume is built from or refers to does not show its content in order, or is
@@ -198,6 +208,8 @@ impl VolumeGroup {
                 parts.insert(word);
             }
         }
+        // It may quote any text of the segment.
+        volume.special = volume.special.map(|text| text.chars().take(2 * LONGEST_NAME).collect());
         if count != section.number("segment_count")? {
             return Err(broken(format!("segments of {name} are missing")));
         }
@@ -241,7 +253,7 @@ impl VolumeGroup {
 
 fn member(section: &Section<'_>, extent_size: u64) -> Result<Member> {
     let member = Member {
-        uuid: section.text("id")?.to_owned(),
+        uuid: name(section.text("id")?)?.to_owned(),
         start: bytes(section.number("pe_start")?)?,
         extents: section.number("pe_count")?,
         missing: section.words("flags").any(|word| word == "MISSING"),

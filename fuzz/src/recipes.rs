@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How the seeds are made: `cargo xtask fuzz seeds`. Real tools make each disk; only its metadata are kept.
+//!
+//! Packages: e2fsprogs xfsprogs btrfs-progs ntfs-3g dosfstools exfatprogs util-linux fdisk gdisk qemu-utils lvm2 mdadm
+//! cryptsetup-bin. Some mount or need loop devices, so all of it wants root.
+
+use std::fmt::Write;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+
+use unmoor_images::formats::Format;
+use unmoor_images::layout::analyze;
+use unmoor_images::manifest::{Consistency, DiskRecord, Manifest, MapRecord, hex, write_map};
+use unmoor_images::merkle::Leaves;
+use unmoor_images::monitor::Silent;
+use unmoor_images::{BlockSource, ExtentMap, LEAF, State};
+use unmoor_restore::record::{Change, RestoreRecord};
+
+use crate::Target;
+use crate::disk::{Disk, Machine};
+use crate::seeds::{folder, store};
+
+/// What makes a seed.
+enum Made {
+    /// A shell script that leaves `disk1` ... `disk4`.
+    By(&'static str),
+    /// Code of this file, and what it does.
+    Here(fn(&Path), &'static str),
+    /// Found by damaging another seed: kept so that it stays mended, and what it was.
+    Kept(&'static str),
+}
+
+struct Recipe {
+    target: &'static str,
+    name: &'static str,
+    /// The target's summary.
+    found: &'static str,
+    made: Made,
+}
+
+const fn by(target: &'static str, name: &'static str, found: &'static str, script: &'static str) -> Recipe {
+    Recipe { target, name, found, made: Made::By(script) }
+}
+
+const fn here(
+    target: &'static str,
+    name: &'static str,
+    found: &'static str,
+    made: fn(&Path),
+    how: &'static str,
+) -> Recipe {
+    Recipe { target, name, found, made: Made::Here(made, how) }
+}
+
+const fn kept(target: &'static str, name: &'static str, found: &'static str, what: &'static str) -> Recipe {
+    Recipe { target, name, found, made: Made::Kept(what) }
+}
+
+/// What the scripts below share: `fill` makes files whose content takes no space in a seed; `holes` makes one of many extents.
+const PRELUDE: &str = r#"
+PATH=$PATH:/usr/sbin:/sbin
+export LC_ALL=C E2FSPROGS_FAKE_TIME=1700000000
+disk() { truncate -s "$1" "disk${2:-1}"; }
+fill() { mkdir -p "$1/d"; for i in 1 2 3 5 8 13 21 34; do head -c $((i * 3000)) /dev/zero | tr '\0' A >"$1/d/$i"; done; }
+holes() { head -c $(($2 * $3 * 2)) /dev/zero | tr '\0' A >"$1"; for i in $(seq "$2"); do fallocate -p -o $((i * 2 * $3)) -l "$3" "$1"; done; }
+mounted() { mkdir m; mount -o "loop,$1" disk1 m; trap 'umount m' EXIT; }
+put() { dd if="$1" of=disk1 bs=1M seek="$2" conv=notrunc,sparse status=none; }
+loops() { l=; for d in disk*; do l="$l $(losetup -f --show $d)"; done; trap 'losetup -d $l' EXIT; set -- $l; f=; for d in $l; do f="$f\"a|^$d\$|\","; done
+  c="devices{use_devicesfile=0 filter=[$f\"r|.*|\"] global_filter=[$f\"r|.*|\"]} activation{checks=0 udev_sync=0 udev_rules=0} backup{backup=0 archive=0}"; }
+lv() { lvcreate -q --driverloaded n --config "$c" -an -Zn -Wn -y "$@" >/dev/null; }
+"#;
+
+const RECIPES: &[Recipe] = &[
+    by("partition", "gpt", "gpt 4", "disk 64M; sgdisk -n 1:2048:+8M -t 1:ef00 -n 14:0:+4M -t 14:ef02 -n 3:0:+16M -n 15:0:+8M -t 15:8200 disk1"),
+    by("partition", "gpt-hybrid", "gpt 3", "disk 24M; sgdisk -n 0:0:+4M -n 0:0:+4M -n 5:0:+4M -h 1:2 disk1"),
+    by("partition", "gpt-4k", "gpt 2", "disk 24M; l=$(losetup -f --show --sector-size 4096 disk1); trap 'losetup -d $l' EXIT; sgdisk -n 1:0:+4M -n 2:0:+8M -t 2:8200 $l"),
+    by("partition", "mbr", "mbr 6", "disk 64M; printf 'label: dos\nsize=4M, bootable\nsize=24M, type=5\nsize=4M, type=82\nsize=8M\nsize=4M\nsize=4M, type=82\n' | sfdisk -q disk1"),
+    kept("partition", "container-on-mbr", "mbr 4", "an extended partition that begins at sector 0, so that the MBR is its own EBR: the plan wrote sector 0 twice"),
+    kept("partition", "more-entries-than-backup", "gpt 1", "a primary GPT of more entries than the backup, both valid: the plan wrote the backup's array over its header and the disk's end"),
+    by("ext", "ext2-1k", "ext2", "disk 8M; fill c; mke2fs -q -t ext2 -b 1024 -d c disk1"),
+    by("ext", "ext3-4k", "ext3", "disk 16M; fill c; mke2fs -q -t ext3 -b 4096 -J size=4 -d c disk1"),
+    by("ext", "ext4-1k", "ext4", "disk 24M; fill c; mke2fs -q -t ext4 -b 1024 -J size=1 -d c disk1"),
+    by("ext", "ext4-4k", "ext4", "disk 160M; fill c; mke2fs -q -t ext4 -b 4096 -J size=4 -O metadata_csum_seed -d c disk1"),
+    by("ext", "ext4-bigalloc", "ext4", "disk 48M; fill c; mke2fs -q -t ext4 -b 4096 -O bigalloc,^resize_inode -C 16384 -J size=4 -d c disk1"),
+    by("ext", "ext4-meta-bg", "ext4", "disk 160M; fill c; mke2fs -q -t ext4 -b 1024 -O meta_bg,^resize_inode,sparse_super2 -J size=1 -d c disk1"),
+    by("ext", "ext4-uninit-bg", "ext4", "disk 48M; fill c; mke2fs -q -t ext4 -b 1024 -O ^metadata_csum,uninit_bg,mmp -J size=1 -d c disk1"),
+    by("ext", "ext4-journal", "ext4 dirty", "disk 24M; fill c; mke2fs -q -t ext4 -b 1024 -J size=1 -d c disk1; dd if=disk1 of=b bs=1024 skip=2 count=1 status=none; printf 'jo -c\njw -b 2 b\njw -r 4000\njc\n' | debugfs -w -f - disk1"),
+    by("xfs", "v5", "xfs", "disk 300M; mkfs.xfs -q disk1"),
+    by("xfs", "v5-trees", "xfs", "disk 300M; mkfs.xfs -q -b size=1024 -m rmapbt=0,reflink=0 disk1; mounted nouuid; fill m; holes m/holes 300 1024; umount m; trap - EXIT; xfs_repair -L disk1 2>r"),
+    by("xfs", "v4", "xfs", "disk 300M; mkfs.xfs -q -m crc=0,finobt=0 disk1"),
+    by("btrfs", "small", "btrfs", "disk 128M; mkfs.btrfs -q -n 4096 -m single disk1"),
+    by("btrfs", "dup-trees", "btrfs", "disk 160M; mkfs.btrfs -q -n 4096 -m dup disk1; mounted nodatacow; fill m; holes m/holes 60 4096"),
+    by("btrfs", "mixed", "btrfs", "disk 64M; fill c; mkfs.btrfs -q -M -n 4096 --rootdir c disk1"),
+    by("ntfs", "4k", "ntfs", "disk 16M; mkntfs -q -F -Q -s 512 -p 0 -H 16 -S 63 -c 4096 disk1"),
+    by("ntfs", "512", "ntfs", "disk 4M; mkntfs -q -F -Q -s 512 -p 0 -H 16 -S 63 -c 512 disk1"),
+    by("fat", "fat12", "vfat", "disk 4M; mkfs.vfat -F 12 disk1"),
+    by("fat", "fat16", "vfat", "disk 32M; mkfs.vfat -F 16 disk1"),
+    by("fat", "fat32", "vfat", "disk 48M; mkfs.vfat -F 32 -s 1 -n BOOT disk1"),
+    by("exfat", "exfat", "exfat", "disk 16M; mkfs.exfat -c 4096 disk1"),
+    by("swap", "swap", "swap", "disk 4M; mkswap -L s disk1"),
+    by("swap", "suspended", "swap hibernated whole", "disk 4M; mkswap disk1; printf 'SWAPSPACE2S1SUSPEND\\0' | dd of=disk1 bs=1 seek=4076 conv=notrunc status=none"),
+    by("lvm", "linear", "pv vg0 2 lvs", "disk 64M; loops; vgcreate -q --config \"$c\" vg0 $l >/dev/null; lv -n a -L 8M vg0; lv -n b -L 12M vg0; lvextend -q --driverloaded n --config \"$c\" -L +4M vg0/a >/dev/null"),
+    by("lvm", "striped", "pv vg1 2 lvs", "disk 32M; disk 40M 2; loops; vgcreate -q --config \"$c\" vg1 $l >/dev/null; lv -n s -i 2 -I 64 -L 16M vg1; lv -n t -L 8M vg1"),
+    by("lvm", "empty", "pv", "disk 16M; loops; pvcreate -q --config \"$c\" --metadatacopies 2 $l >/dev/null"),
+    here("md", "1.2", "md 1.2 raid1", |at| md(at, 4096, 16 << 20), "a superblock 1.2 of RAID1 as mdadm writes it, which `mdadm --examine` accepts"),
+    here("md", "1.0", "md 1.0 raid1", |at| md(at, (16 << 20) - 8192, 16 << 20), "the same, 1.0"),
+    here("md", "pair", "md 1.1 raid1", |at| { md(at, 0, 16 << 20); std::fs::copy(at.join("disk1"), at.join("disk2")).unwrap(); }, "the same, 1.1, both members alike"),
+    by("luks", "luks1", "luks1", "disk 4M; printf x | cryptsetup luksFormat -q --type luks1 --pbkdf-force-iterations 1000 disk1 -"),
+    by("luks", "luks2", "luks2", "disk 24M; printf x | cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 disk1 -"),
+    by("layout", "gpt", "gpt: boot vfat ext4 swap gap", "disk 64M; fill c; sgdisk -n 1:2048:+8M -t 1:ef00 -n 2:0:+32M -n 3:0:+4M -t 3:8200 disk1 >/dev/null
+mkfs.vfat -C e 8192 >/dev/null; put e 1; truncate -s 32M r; mke2fs -q -t ext4 -J size=1 -d c r; put r 9; truncate -s 4M s; mkswap s >/dev/null; put s 41"),
+    by("layout", "mbr", "mbr: boot ext2 extended unknown swap unknown ntfs gap", "disk 64M; fill c; printf 'label: dos\nsize=16M, bootable\ntype=5\nsize=4M, type=82\nsize=16M, type=7\n' | sfdisk -q disk1
+truncate -s 16M r; mke2fs -q -t ext2 -d c r; put r 1; truncate -s 4M s; mkswap s >/dev/null; put s 18; truncate -s 16M n; mkntfs -q -F -Q -s 512 -p 0 -H 16 -S 63 n; put n 23"),
+    by("layout", "lvm", "none: pv ext4 swap; none: pv", "disk 64M; disk 32M 2; fill c; loops; vgcreate -q --config \"$c\" vg $l >/dev/null; lv -n root -L 32M vg; lv -n swap -L 4M vg
+truncate -s 32M r; mke2fs -q -t ext4 -J size=1 -d c r; put r 1; truncate -s 4M s; mkswap s >/dev/null; put s 33"),
+    here("layout", "md", "none: raid1 ext4; none: raid1 ext4", |at| {
+        md(at, 4096, 96 << 20);
+        shell(at, "truncate -s 94M r; fill c; mke2fs -q -t ext4 -J size=1 -d c r; put r 1; cp --sparse=always disk1 disk2");
+    }, "both members of a RAID1 with a superblock 1.2 as above, and ext4 by mke2fs in it"),
+    by("layout", "whole", "none: xfs", "disk 300M; mkfs.xfs -q disk1"),
+    by("qcow2", "plain", "qcow2", "head -c 300000 /dev/zero | tr '\\0' A >r; truncate -s 4M r; qemu-img convert -O qcow2 r disk1"),
+    by("qcow2", "zlib-512", "qcow2", "head -c 30000 /dev/zero | tr '\\0' A >r; truncate -s 200000 r; qemu-img convert -c -O qcow2 -o cluster_size=512,compat=0.10 r disk1"),
+    by("qcow2", "zstd-4k", "qcow2", "head -c 30000 /dev/zero | tr '\\0' A >r; truncate -s 1M r; qemu-img convert -c -O qcow2 -o cluster_size=4096,compression_type=zstd r disk1"),
+    by("qcow2", "extended-l2", "qcow2", "qemu-img create -q -f qcow2 -o cluster_size=16384,extended_l2=on disk1 8M; qemu-io -c 'write -P 65 512 3000' -c 'write -z 1M 64k' -c 'write -P 66 5M 20k' disk1"),
+    by("qcow2", "snapshot", "qcow2", "qemu-img create -q -f qcow2 -o cluster_size=4096 disk1 2M; qemu-io -c 'write -P 65 0 9000' disk1; qemu-img snapshot -c one disk1; qemu-io -c 'write -P 66 0 5000' disk1"),
+    by("qcow2", "backing", "error", "qemu-img create -q -f raw r 1M; qemu-img create -q -f qcow2 -b r -F raw disk1"),
+    here("map", "map", "map", |at| drop(map_file(&at.join("disk1"))), "an extent map with all three states and its leaves, by `write_map`"),
+    here("manifest", "manifest", "manifest", manifest, "the manifest of the seed layout/gpt"),
+    here("record", "record", "record", record, "the record of a restore with a change, and its map"),
+    kept("record", "endless", "error", "a sparse file of gigabytes as record, which was read whole"),
+];
+
+/// A superblock of version 1 at `place` of a member of `size` bytes (include/uapi/linux/raid/md_p.h).
+fn md(folder: &Path, place: u64, size: u64) {
+    let sectors = (size - (2 << 20)) / 512;
+    let mut block = vec![0u8; 4096];
+    let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &0xa92b_4efcu32.to_le_bytes());
+    put(4, &1u32.to_le_bytes());
+    put(16, b"array-uuid-array");
+    put(32, b"host:0");
+    put(72, &1u32.to_le_bytes());
+    put(80, &sectors.to_le_bytes());
+    put(92, &2u32.to_le_bytes());
+    put(128, &(if place > 1 << 20 { 0 } else { 2048u64 }).to_le_bytes());
+    put(136, &sectors.to_le_bytes());
+    put(144, &(place / 512).to_le_bytes());
+    put(168, b"device-uuid-devi");
+    put(200, &17u64.to_le_bytes());
+    put(208, &u64::MAX.to_le_bytes());
+    put(220, &2u32.to_le_bytes());
+    put(258, &1u16.to_le_bytes());
+    let mut machine = Machine::of(Disk::new(size));
+    machine.disks[0].write(place, &block);
+    crate::seal::volumes(&mut machine);
+    let file = File::create(folder.join("disk1")).unwrap();
+    file.set_len(size).unwrap();
+    file.write_all_at(&machine.disks[0].peek(place, 4096), place).unwrap();
+    shell(folder, "mdadm --examine disk1 | grep -q 'Checksum.*correct'");
+}
+
+fn map_file(path: &Path) -> (ExtentMap, Leaves, MapRecord) {
+    let size = 100 * LEAF + 1000;
+    let mut data = unmoor_images::RangeSet::of(4096..900_000);
+    data.insert(50 * LEAF..60 * LEAF + 512);
+    let mut zeros = unmoor_images::RangeSet::of(0..1 << 20);
+    let extents = ExtentMap::from_data(size, &mut data, State::Hole).zero_holes(&mut zeros);
+    let pairs = vec![(3, [7; 32]), (50, [8; 32]), (51, [8; 32]), (100, [9; 32])];
+    let leaves = Leaves::from_pairs(size, pairs).unwrap();
+    let record = write_map(path, &extents, &leaves).unwrap();
+    (extents, leaves, record)
+}
+
+fn manifest(folder: &Path) {
+    let seed = crate::seeds::load(Some("layout")).into_iter().find(|seed| seed.name == "gpt").unwrap();
+    let machine = Machine::decode(&seed.data);
+    let disk = machine.first();
+    let layout = analyze(&[disk], &unmoor_images::layout::Options::default(), &Silent).unwrap().remove(0);
+    let leaves = Leaves::zeros(disk.size());
+    let bytes = |state| layout.extents.bytes(state);
+    let disk = DiskRecord {
+        source: "/dev/sda".into(),
+        image: "web01.qcow2".into(),
+        image_format: Format::Qcow2,
+        size: disk.size(),
+        sector_size: 512,
+        physical_sector_size: Some(4096),
+        model: Some("DISK".into()),
+        serial: None,
+        wwn: None,
+        table: layout.table.clone(),
+        regions: layout.regions.clone(),
+        data_bytes: bytes(State::Data),
+        zero_bytes: bytes(State::Zero),
+        hole_bytes: bytes(State::Hole),
+        root: hex(&leaves.root()),
+        map: MapRecord { file: "web01.qcow2.map".into(), bytes: 100, blake3: hex(&[5; 32]) },
+        unreadable: vec![(512, 1024)],
+    };
+    let manifest = Manifest {
+        format: "unmoor-manifest".into(),
+        version: 1,
+        created: "2026-01-01T00:00:00Z".into(),
+        tool: "unmoor 0.1.0".into(),
+        consistency: Consistency::Offline,
+        machine: None,
+        disks: vec![disk],
+        warnings: layout.warnings,
+    };
+    manifest.write(&folder.join("disk1")).unwrap();
+}
+
+fn record(folder: &Path) {
+    let (extents, leaves, map) = map_file(&folder.join("unused"));
+    let path = folder.join(crate::targets::files::RECORD);
+    let mut record = RestoreRecord {
+        format: "unmoor-restore".into(),
+        version: 1,
+        image: "web01.qcow2".into(),
+        image_root: Some(hex(&leaves.root())),
+        target: "restored.raw".into(),
+        size: extents.size(),
+        changes: vec![Change { start: 512, end: 1024, what: "GPT header".into() }],
+        root: String::new(),
+        map,
+    };
+    record.write(&path, &extents, &leaves).unwrap();
+    std::fs::rename(path.with_extension("map"), folder.join("disk2")).unwrap();
+    std::fs::rename(path, folder.join("disk1")).unwrap();
+}
+
+fn shell(folder: &Path, script: &str) {
+    let output = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", &format!("{PRELUDE}\n{script}")])
+        .current_dir(folder)
+        .output()
+        .expect("starting bash");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}: {said}");
+}
+
+/// Reads a file as a sparse disk.
+fn read(path: &Path) -> Disk {
+    let file = File::open(path).unwrap();
+    let size = file.metadata().unwrap().len();
+    let mut disk = Disk::new(size);
+    let mut buffer = vec![0; 1 << 20];
+    for at in (0..size).step_by(buffer.len()) {
+        let len = (size - at).min(1 << 20) as usize;
+        file.read_exact_at(&mut buffer[..len], at).unwrap();
+        disk.write(at, &buffer[..len]);
+    }
+    disk
+}
+
+/// The largest seed file in bytes. Only the pages that the target reads are kept: those are its metadata.
+const MOST: usize = 20 << 10;
+/// The same before compression: each round of the smoke test decodes it.
+const MOST_DATA: usize = 6 << 20;
+
+/// Makes every seed whose `target/name` contains `only`, and the index of all. Returns a report.
+pub fn make(only: &str) -> std::io::Result<String> {
+    let mut report = String::new();
+    let mut index = String::from(
+        "# Seeds\n\nMade by `cargo xtask fuzz seeds` out of `fuzz/src/recipes.rs`; not to be edited. Each is a machine's disks (format: \
+         `fuzz/src/disk.rs`), compressed with zstd, and has real metadata; content is left out. The smoke test holds each against \
+         its second column.\n\n| seed | found in it | made by |\n|---|---|---|\n",
+    );
+    for recipe in RECIPES {
+        let name = format!("{}/{}", recipe.target, recipe.name);
+        let how = match recipe.made {
+            Made::By(script) => format!("`{}`", script.replace('\n', "; ").replace('|', "\\|")),
+            Made::Here(_, how) => how.to_owned(),
+            Made::Kept(what) => format!("damage: {what}"),
+        };
+        let _ = writeln!(index, "| {name} | {} | {how} |", recipe.found);
+        if !name.contains(only) || matches!(recipe.made, Made::Kept(_)) {
+            continue;
+        }
+        // Later recipes use earlier seeds.
+        std::fs::create_dir_all(folder())?;
+        std::fs::write(folder().join("INDEX.md"), &index)?;
+        let size = make_one(recipe)?;
+        let _ = writeln!(report, "{name}: {size} bytes");
+    }
+    std::fs::write(folder().join("INDEX.md"), &index)?;
+    Ok(report)
+}
+
+fn make_one(recipe: &Recipe) -> std::io::Result<usize> {
+    let folder = tempfile::tempdir()?;
+    match recipe.made {
+        Made::By(script) => shell(folder.path(), script),
+        Made::Here(make, _) => make(folder.path()),
+        Made::Kept(_) => return Ok(0),
+    }
+    let mut machine = Machine::default();
+    for number in 1..=4 {
+        let path = folder.path().join(format!("disk{number}"));
+        if path.exists() {
+            machine.disks.push(read(&path));
+        }
+    }
+    if recipe.name.ends_with("-4k") && recipe.target == "partition" {
+        machine.large_sectors();
+    }
+    let target = Target::named(recipe.target).expect("a recipe names its target");
+    machine.disks.iter_mut().for_each(Disk::watch);
+    target.run_machine(&machine);
+    // Files are read through the operating system.
+    if machine.spent().0 > 0 {
+        machine.disks.iter_mut().for_each(Disk::keep_seen);
+    }
+    let data = machine.encode();
+    let size = store(recipe.target, recipe.name, &data)?;
+    let found = target.run(&data).summary;
+    assert_eq!(found, recipe.found, "{}/{}", recipe.target, recipe.name);
+    assert!(size <= MOST && data.len() <= MOST_DATA, "{}/{} has {size} bytes", recipe.target, recipe.name);
+    Ok(size)
+}
