@@ -24,7 +24,7 @@ pub fn damage(machine: &mut Machine, random: &mut Random) {
     for _ in 0..1 + random.below(4) {
         let index = random.index(machine.disks.len());
         match random.below(40) {
-            0 => machine.choices = random.next(),
+            0 => machine.choices = random.bits(),
             1 => {
                 let size = sizes(machine.disks[index].size(), random);
                 machine.disks[index].resize(size);
@@ -81,7 +81,7 @@ pub fn change(disk: &mut Disk, random: &mut Random) -> Option<(u64, u64)> {
         }
         13 => vec![random.of(&[0, 0xff]); random.of(&[4, 16, 512])],
         14 => digits(&content, near, random),
-        _ => (0..width).map(|_| random.next() as u8).collect(),
+        _ => (0..width).map(|_| random.bits() as u8).collect(),
     };
     disk.write(at, &written);
     Some((at, written.len() as u64))

@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(again.encode(), machine.encode());
         let mut random = crate::random::Random::new(1);
         for len in 0..200 {
-            let garbage: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
+            let garbage: Vec<u8> = (0..len).map(|_| random.bits() as u8).collect();
             let _ = Machine::decode(&garbage).encode();
         }
     }

@@ -11,13 +11,13 @@ impl Random {
         let mut random = Self((seed ^ 0x9e37_79b9_7f4a_7c15).max(1));
         // Seeds that differ in a bit would begin alike.
         (0..8).for_each(|_| {
-            random.next();
+            random.bits();
         });
         random
     }
 
     /// 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -26,7 +26,7 @@ impl Random {
 
     /// A number below `end`; 0 if `end` is 0.
     pub fn below(&mut self, end: u64) -> u64 {
-        (self.next() >> 11) % end.max(1)
+        (self.bits() >> 11) % end.max(1)
     }
 
     /// An index into something of this length.

@@ -76,11 +76,11 @@ fn options(choices: u64, disk: &dyn BlockSource, table: &PartitionTable) -> Vec<
     let mut place = || Placement {
         number: random.below(6) as u32,
         start: random.once_in(2).then(|| random.below(disk.size().saturating_mul(2))),
-        len: random.once_in(2).then(|| random.next() >> random.below(64)),
+        len: random.once_in(2).then(|| random.bits() >> random.below(64)),
     };
     let placements = vec![place()];
     let odd = Options {
-        size: random.next() >> random.below(64),
+        size: random.bits() >> random.below(64),
         sector_size: random.of(&[512, 512, 4096, 4096, 513]),
         grow_last: random.once_in(2),
         move_to_end: random.once_in(2).then(|| random.below(8) as u32),

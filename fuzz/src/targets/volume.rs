@@ -33,7 +33,7 @@ pub(crate) fn lvm(machine: &Machine) -> Answer {
                 (None, Some(group)) => {
                     let segments = group.logical.iter().flat_map(|logical| &logical.segments);
                     segments.for_each(|segment| {
-                        check_places(&segment.runs().map(|(_, run)| run).collect::<Vec<_>>())
+                        check_places(&segment.runs().map(|(_, run)| run).collect::<Vec<_>>());
                     });
                     format!("pv {} {} lvs", group.name, group.logical.len())
                 }
