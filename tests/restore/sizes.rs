@@ -68,10 +68,12 @@ fn a_larger_disk_gets_the_swap_at_its_end_and_a_last_filesystem_that_fills_it() 
         let found = signatures(device.path());
         assert!(found.contains("gpt") && !found.contains("member"), "{found}");
 
-        let image = scene.path("image.qcow2");
         // The record of the restore tells its own changes from damage, also where both meet.
         flip(&target, source.part(kind).0 + 0x10040);
-        let said = run(&["verify", text(&image), text(device.path())]);
+        let names = fs::read_dir(scene.path("")).unwrap().map(|entry| entry.unwrap().path());
+        let mut records = names.filter(|path| text(path).ends_with(".unmoor-record.json"));
+        let (image, record) = (scene.path("image.qcow2"), records.next().unwrap());
+        let said = run(&["verify", "--record", text(&record), text(&image), text(device.path())]);
         if kind == "btrfs" {
             said.expect(1).says(&["damaged", "grown filesystem, which the restore wrote"]);
         }

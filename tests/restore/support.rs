@@ -138,7 +138,15 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
+        // A program that another thread starts holds our open files for a moment, between fork and exec.
+        for _ in 0..100 {
+            let umount = Command::new("umount").arg(self.0.path()).stderr(Stdio::null()).status();
+            if umount.is_ok_and(|status| status.success()) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
     }
 }
 

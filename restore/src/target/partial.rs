@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A file that is not there yet: named `.partial`, locked, and removed unless it is given its name.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
-use unmoor_images::{Error, Result, ResultExt, manifest};
+use unmoor_images::{Error, ErrorKind, Result, ResultExt, manifest};
 
 /// The place of a file under construction.
 #[derive(Debug)]
@@ -13,6 +14,8 @@ use unmoor_images::{Error, Result, ResultExt, manifest};
 pub(crate) struct Partial {
     path: PathBuf,
     now: PathBuf,
+    /// Numbers of the file's filesystem and inode.
+    id: (u64, u64),
     /// Tells a running restore's file from that of one that was killed.
     lock: Option<Flock<File>>,
     done: bool,
@@ -28,7 +31,11 @@ impl Partial {
         let mut name = path.as_os_str().to_owned();
         name.push(".partial");
         let now = PathBuf::from(name);
-        match File::open(&now) {
+        // Between creating a file and locking it, another run would take it for one that was left behind.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let _turn =
+            File::open(folder).ok().and_then(|folder| Flock::lock(folder, FlockArg::LockExclusive).ok());
+        match open(&now) {
             Ok(stale) => {
                 lock(stale, &now)?;
                 fs::remove_file(&now).doing(|| format!("removing {}", now.display()))?;
@@ -37,11 +44,11 @@ impl Partial {
             Err(error) => return Err(Error::io("opening", error).path(&now)),
         }
         // The guard comes first, so that a creation that fails halfway leaves nothing.
-        let mut partial = Self { path: path.to_owned(), now, lock: None, done: false };
+        let mut partial = Self { path: path.to_owned(), now, id: (0, 0), lock: None, done: false };
         let created = create(&partial.now)?;
-        let file =
-            File::open(&partial.now).map_err(|error| Error::io("opening", error).path(&partial.now))?;
-        partial.lock = Some(lock(file, &partial.now)?);
+        let file = open(&partial.now).map_err(|error| Error::io("opening", error).path(&partial.now))?;
+        partial.id = id(&file.metadata().doing(|| "looking at the new file")?);
+        partial.lock = lock(file, &partial.now)?;
         Ok((partial, created))
     }
 
@@ -51,7 +58,15 @@ impl Partial {
     }
 
     /// Gives the file its name, so that it survives a crash. Replaces what has that name.
+    ///
+    /// # Errors
+    ///
+    /// Also where another file has come to have its temporary name: that is not the one that was verified.
     pub(crate) fn rename(&mut self) -> Result<()> {
+        if !self.is_ours() {
+            let because = "another file has taken its place";
+            return Err(Error::new(ErrorKind::Io, "renaming").path(&self.now).because(because));
+        }
         fs::rename(&self.now, &self.path)
             .doing(|| format!("renaming {} to {}", self.now.display(), self.path.display()))?;
         self.done = true;
@@ -59,20 +74,37 @@ impl Partial {
     }
 }
 
+impl Partial {
+    fn is_ours(&self) -> bool {
+        fs::symlink_metadata(&self.now).is_ok_and(|found| id(&found) == self.id)
+    }
+}
+
 impl Drop for Partial {
     fn drop(&mut self) {
-        if !self.done {
+        if !self.done && (self.id == (0, 0) || self.is_ours()) {
             // The error that led here is the one to report; the name says what it is.
             let _ = fs::remove_file(&self.now);
         }
     }
 }
 
-fn lock(file: File, path: &Path) -> Result<Flock<File>> {
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => {
-            Error::refused("writing", "another unmoor is writing it right now").path(path)
+fn id(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+/// For writing: NFS makes locks of this kind into such as need it.
+fn open(path: &Path) -> std::io::Result<File> {
+    File::options().write(true).open(path)
+}
+
+/// None on a filesystem without locks.
+fn lock(file: File, path: &Path) -> Result<Option<Flock<File>>> {
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            Err(Error::refused("writing", "another unmoor is writing it right now").path(path))
         }
-        other => Error::io("locking", other.into()).path(path),
-    })
+        Err(_) => Ok(None),
+    }
 }
