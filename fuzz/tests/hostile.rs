@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Disks that somebody made to keep a reader busy: much to do for few bytes. No random damage finds these.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 use std::fmt::Write;
 

@@ -2,7 +2,7 @@
 //! Every target on its seeds as they are, then on seeds damaged by a fixed generator: the same rounds on each machine.
 //!
 //! A failure names the round; `cargo xtask fuzz run TARGET 1 ROUND` repeats it and keeps the input.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -2,7 +2,7 @@
 //! Flipped bytes in real metadata: what is in use stays in the answer, or all of it is, or the answer is a refusal.
 //!
 //! Only where checksums guard the metadata can a reader know; so the checksums are left broken here.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
 use unmoor_fuzz::damage::change;
 use unmoor_fuzz::disk::Machine;
