@@ -82,7 +82,7 @@ impl Cell {
         };
         command(&["capture"], &[&guest.disk, &image])?;
         if self.image.ends_with("qcow2") {
-            output(Command::new("qemu-img").args(["check", "--quiet"]).arg(&image))?;
+            output(Command::new("qemu-img").args(["check", "-q"]).arg(&image))?;
         }
         command(&["verify"], &[&image])?;
         old_content::fill(&restored, self.guest.size + self.bigger)?;
