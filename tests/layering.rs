@@ -5,11 +5,12 @@
 use std::process::Command;
 
 /// Each crate's layer. A new crate gets a line here.
-const LAYERS: [(&str, u32); 6] = [
+const LAYERS: [(&str, u32); 7] = [
     ("unmoor-images", 0),
     ("unmoor-capture", 1),
     ("unmoor-restore", 1),
     ("unmoor-convert", 1),
+    ("unmoor-fuzz", 9),
     ("unmoor", 9),
     ("xtask", 9),
 ];
