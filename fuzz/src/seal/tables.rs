@@ -14,7 +14,7 @@ pub(super) fn seal(span: &mut Span<'_>) {
         }
         let entries = span.number(header + 72, 8).saturating_mul(sector);
         let len = span.number(header + 80, 4).saturating_mul(span.number(header + 84, 4));
-        if len <= 1 << 20 {
+        if len <= 4 << 20 {
             let sum = crc32fast::hash(&span.peek(entries, len as usize));
             span.write(header + 88, &sum.to_le_bytes());
         }
