@@ -74,7 +74,7 @@ pub fn copy(
                         pairs: Vec::new(),
                     };
                     if let Err(error) = worker.run(&shared, options, monitor) {
-                        lock(&shared.first_error).get_or_insert(error);
+                        keep_cause(&mut lock(&shared.first_error), error);
                         shared.failed.store(true, Ordering::Relaxed);
                         // Others may wait for their turn in an ordered stream.
                         source.abort();
@@ -105,6 +105,14 @@ pub fn copy(
     drop(shared);
     let leaves = Leaves::from_pairs(extents.size(), pairs)?;
     Ok(Report { leaves, extents, read_bytes })
+}
+
+/// Keeps the first error, but for one that only says that something else failed: a stream wakes its waiters
+/// before the thread that failed has come to tell why.
+fn keep_cause(kept: &mut Option<Error>, error: Error) {
+    if kept.as_ref().is_none_or(|kept| kept.kind() == ErrorKind::Cancelled) {
+        *kept = Some(error);
+    }
 }
 
 /// A poisoned lock only means that another worker panicked, which is resumed anyway.
