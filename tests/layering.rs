@@ -5,11 +5,13 @@
 use std::process::Command;
 
 /// Each crate's layer. A new crate gets a line here.
-const LAYERS: [(&str, u32); 7] = [
+const LAYERS: [(&str, u32); 9] = [
     ("unmoor-images", 0),
-    ("unmoor-capture", 1),
-    ("unmoor-restore", 1),
-    ("unmoor-convert", 1),
+    ("unmoor-initramfs", 1),
+    ("unmoor-capture", 2),
+    ("unmoor-restore", 2),
+    ("unmoor-convert", 2),
+    ("unmoor-inject-drivers", 3),
     ("unmoor-fuzz", 8),
     ("unmoor", 9),
     ("xtask", 9),
