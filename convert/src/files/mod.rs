@@ -7,7 +7,11 @@
 //! Paths are absolute in the guest ("/etc/fstab"). A name that is not UTF-8 is left out of lists: no file that decides how a
 //! machine boots has one.
 
+mod directory;
+
 use unmoor_images::Result;
+
+pub use directory::Directory;
 
 /// More of one file is not read unless asked for, in bytes.
 pub const MOST_TEXT: u64 = 4 << 20;
