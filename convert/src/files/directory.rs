@@ -39,8 +39,11 @@ impl Directory {
     ///
     /// As openat2(2).
     pub fn open_at(&self, path: &str, flags: OFlag, mode: u32) -> std::result::Result<OwnedFd, Errno> {
+        // openat2 refuses flags that O_PATH makes meaningless.
+        let more =
+            if flags.contains(OFlag::O_PATH) { OFlag::O_CLOEXEC } else { OFlag::O_CLOEXEC | OFlag::O_NOCTTY };
         let how = OpenHow::new()
-            .flags(flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY)
+            .flags(flags | more)
             .mode(Mode::from_bits_truncate(mode))
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         let relative = path.trim_start_matches('/');
