@@ -17,19 +17,39 @@ use crate::packages::{self, Need};
 use crate::run::Result;
 use measure::{Command, Figures, warm};
 
-/// Measures all, `rounds` times each.
-pub(crate) fn run(rounds: usize) -> Result {
+/// What can be measured by itself.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    Capture,
+    Restore,
+    Large,
+}
+
+/// Measures `parts`, or all where none is named, `rounds` times each.
+pub(crate) fn run(parts: &[Part], rounds: usize) -> Result {
+    let wanted = |part: Part| parts.is_empty() || parts.contains(&part);
     packages::require(&[Need::Build, Need::Bench])?;
     let unmoor = static_release()?;
     let disk = disk::lived_in()?;
     let scratch = Scratch::new("bench")?;
     let used = limit::Used::of(&unmoor, &disk)?;
     println!("\nlived-in ext4 of 12 GiB, {:.2} GiB of it used; medians of {rounds}", used.bytes as f64 / GIB);
-    let captured = capture(&unmoor, &disk, scratch.path(), rounds)?;
-    limit::compare(&used, &disk, scratch.path(), &captured)?;
-    levels(&unmoor, &disk, scratch.path())?;
-    restore(&unmoor, &disk, scratch.path(), rounds)?;
-    large::run(&unmoor, scratch.path())
+    if wanted(Part::Capture) {
+        let captured = capture(&unmoor, &disk, scratch.path(), rounds)?;
+        limit::compare(&used, &disk, scratch.path(), &captured)?;
+        levels(&unmoor, &disk, scratch.path())?;
+    }
+    if wanted(Part::Restore) {
+        if !wanted(Part::Capture) {
+            // The images that are restored.
+            capture(&unmoor, &disk, scratch.path(), 1)?;
+        }
+        restore(&unmoor, &disk, scratch.path(), rounds)?;
+    }
+    if wanted(Part::Large) {
+        large::run(&unmoor, scratch.path())?;
+    }
+    Ok(())
 }
 
 const GIB: f64 = (1u64 << 30) as f64;
@@ -108,24 +128,27 @@ fn restore(unmoor: &Path, disk: &Path, folder: &Path, rounds: usize) -> Result {
     let ours = format!("{unmoor} restore --yes --force {at}/ours.qcow2 OUT");
     let commands = [
         Command::new("unmoor restore", ours.clone(), out("ours.raw")),
-        Command::new("unmoor restore --no-verify", format!("{ours} --no-verify"), out("unverified.raw")),
+        Command::new("unmoor restore --no-verify", format!("{ours} --no-verify"), out("unverified.raw")).dropped(),
         Command::new(
             "zstd -d | partclone.restore",
             format!(
-                "truncate -s 12G OUT && zstd -q -d -c {at}/partclone.zst | partclone.restore -q -C -L /dev/null -s - -o OUT"
+                "truncate -s 12G OUT && zstd -q -d -c {at}/partclone.zst | partclone.restore -q -C -L /dev/null -s - -O OUT"
             ),
             out("partclone.raw"),
-        ),
+        )
+        .dropped(),
         Command::new(
             "qemu-img convert -m 8 -W",
             format!("qemu-img convert -m 8 -W -f qcow2 -O raw {at}/qemu.qcow2 OUT"),
             out("qemu.raw"),
-        ),
+        )
+        .dropped(),
         Command::new(
             "zstd -d --sparse",
             format!("zstd -q -f -d --sparse {at}/whole.zst -o OUT"),
             out("whole.raw"),
-        ),
+        )
+        .dropped(),
     ];
     println!(
         "\nrestore to raw, image in the page cache; theirs without and with a flush, ours always flushed"

@@ -44,6 +44,8 @@ enum Task {
     Build,
     /// Measure unmoor beside other tools, in one run
     Bench {
+        /// What to measure; all where none is named
+        parts: Vec<bench::Part>,
         /// How often each is run; medians are shown
         #[arg(long, default_value_t = 3)]
         rounds: usize,
@@ -66,7 +68,7 @@ fn main() -> ExitCode {
             println!("{}", path.display());
             ExitCode::SUCCESS
         }),
-        Task::Bench { rounds } => bench::run(rounds).map(|()| ExitCode::SUCCESS),
+        Task::Bench { parts, rounds } => bench::run(&parts, rounds).map(|()| ExitCode::SUCCESS),
         Task::Lab(command) => lab::commands::run(command),
         Task::Fuzz(command) => fuzz::run(command),
         Task::Docs => test::docs().map(|()| ExitCode::SUCCESS),

@@ -14,18 +14,24 @@ pub(super) struct Command {
     pub(super) name: &'static str,
     text: String,
     output: PathBuf,
+    kept: bool,
 }
 
 impl Command {
     /// `OUT` in `text` stands for `output`.
     pub(super) fn new(name: &'static str, text: impl Into<String>, output: PathBuf) -> Self {
-        Self { name, text: text.into().replace("OUT", &output.display().to_string()), output }
+        Self { name, text: text.into().replace("OUT", &output.display().to_string()), output, kept: true }
+    }
+
+    /// The same, with its output removed at the end: twelve gigabytes of each would not find room side by side.
+    pub(super) fn dropped(self) -> Self {
+        Self { kept: false, ..self }
     }
 
     /// The same, with its output on stable storage at the end.
     pub(super) fn flushed(&self) -> Self {
         let text = format!("{{ {}; }} && sync {}", self.text, self.output.display());
-        Self { name: self.name, text, output: self.output.clone() }
+        Self { name: self.name, text, output: self.output.clone(), kept: self.kept }
     }
 
     fn run(&self, figures: &mut Figures) -> Result {
@@ -58,6 +64,9 @@ impl Command {
         }
         figures.peak_kib = figures.peak_kib.max(usage.ru_maxrss.unsigned_abs());
         figures.bytes = fs::metadata(&self.output).map_or(0, |metadata| metadata.len());
+        if !self.kept {
+            fs::remove_file(&self.output).while_doing(format_args!("removing {}", self.output.display()))?;
+        }
         Ok(())
     }
 }
