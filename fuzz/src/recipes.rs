@@ -198,6 +198,7 @@ fn manifest(folder: &Path) {
         root: hex(&leaves.root()),
         map: MapRecord { file: "web01.qcow2.map".into(), bytes: 100, blake3: hex(&[5; 32]) },
         unreadable: vec![(512, 1024)],
+        conversions: Vec::new(),
     };
     let manifest = Manifest {
         format: "unmoor-manifest".into(),
