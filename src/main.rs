@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line: parses, calls one crate, prints. This file is the table of contents.
 
+mod appliance;
+mod cache;
 mod cli;
+mod fit;
 mod output;
 
 use std::process::ExitCode;
@@ -17,6 +20,7 @@ fn main() -> ExitCode {
         Command::Inspect(arguments) => cli::inspect::run(arguments, &terminal),
         Command::Capture(arguments) => cli::capture::run(arguments, &terminal),
         Command::Restore(arguments) => cli::restore::run(arguments, &terminal),
+        Command::Convert(arguments) => cli::convert::run(arguments, &terminal),
         Command::Verify(arguments) => cli::verify::run(arguments, &terminal),
         Command::Completions(arguments) => cli::completions::run(arguments, &terminal),
         Command::Dev(arguments) => cli::dev::run(arguments, &terminal),

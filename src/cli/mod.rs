@@ -3,7 +3,9 @@
 
 pub(crate) mod capture;
 pub(crate) mod completions;
+pub(crate) mod convert;
 pub(crate) mod dev;
+pub(crate) mod fitting;
 pub(crate) mod inspect;
 pub(crate) mod restore;
 pub(crate) mod values;
@@ -52,6 +54,7 @@ pub(crate) enum Command {
     Inspect(inspect::Arguments),
     Capture(capture::Arguments),
     Restore(restore::Arguments),
+    Convert(convert::Arguments),
     Verify(verify::Arguments),
     Completions(completions::Arguments),
     #[command(hide = true)]
