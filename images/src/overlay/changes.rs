@@ -45,26 +45,9 @@ pub fn changes(overlays: &Overlays, monitor: &dyn Monitor) -> Result<Vec<Changed
 }
 
 impl Changed {
-    /// The image's extents after the change.
-    ///
-    /// Data stays data and zero stays zero. What changed is data; what is a hole no longer, because somebody wrote to it or
-    /// a filesystem uses it now, and has not changed, holds the zeros that holes read as.
+    /// The image's extents after the change, `before` being those before it.
     pub fn extents(&self, before: &ExtentMap) -> ExtentMap {
-        let mut data = self.changed.clone();
-        let mut zeros = self.written.clone();
-        for extent in before.iter() {
-            match extent.state {
-                State::Data => data.insert(extent.offset..extent.end()),
-                State::Zero => zeros.insert(extent.offset..extent.end()),
-                State::Hole => {}
-            }
-        }
-        for extent in self.layout.extents.iter().filter(|extent| extent.state != State::Hole) {
-            zeros.insert(extent.offset..extent.end());
-        }
-        data.truncate(before.size());
-        zeros.truncate(before.size());
-        ExtentMap::from_data(before.size(), &mut data, State::Hole).zero_holes(&mut zeros)
+        extents(before, &self.layout.extents, &self.written, &self.changed)
     }
 
     /// `before`, the image's leaves, with those that the change touches hashed anew.
@@ -84,6 +67,26 @@ impl Changed {
         }
         before.with(&pairs)
     }
+}
+
+/// Data stays data and zero stays zero. What changed is data; what is a hole no longer, because somebody wrote to it or a
+/// filesystem uses it now, and has not changed, holds the zeros that holes read as.
+fn extents(before: &ExtentMap, now: &ExtentMap, written: &RangeSet, changed: &RangeSet) -> ExtentMap {
+    let mut data = changed.clone();
+    let mut zeros = written.clone();
+    for extent in before.iter() {
+        match extent.state {
+            State::Data => data.insert(extent.offset..extent.end()),
+            State::Zero => zeros.insert(extent.offset..extent.end()),
+            State::Hole => {}
+        }
+    }
+    for extent in now.iter().filter(|extent| extent.state != State::Hole) {
+        zeros.insert(extent.offset..extent.end());
+    }
+    data.truncate(before.size());
+    zeros.truncate(before.size());
+    ExtentMap::from_data(before.size(), &mut data, State::Hole).zero_holes(&mut zeros)
 }
 
 /// Fails if the user wants to stop.
@@ -117,4 +120,36 @@ fn differing(overlay: &Overlay, below: &dyn BlockSource, monitor: &dyn Monitor) 
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hole_that_was_written_to_or_is_used_now_must_be_written_by_a_restore() {
+        let mut used = RangeSet::of(0..100);
+        used.insert(900..1000);
+        let before =
+            ExtentMap::from_data(1000, &mut used, State::Hole).zero_holes(&mut RangeSet::of(100..150));
+        let now = ExtentMap::from_data(1000, &mut RangeSet::of(600..650), State::Hole);
+        let mut written = RangeSet::of(300..400);
+        written.insert(50..120);
+        let changed = RangeSet::of(310..320);
+        let after = extents(&before, &now, &written, &changed);
+        let found: Vec<_> = after.iter().map(|extent| (extent.offset, extent.state)).collect();
+        let want = [
+            (0, State::Data),
+            (100, State::Zero),
+            (150, State::Hole),
+            (300, State::Zero),
+            (310, State::Data),
+            (320, State::Zero),
+            (400, State::Hole),
+            (600, State::Zero),
+            (650, State::Hole),
+            (900, State::Data),
+        ];
+        assert_eq!(found, want);
+    }
 }
