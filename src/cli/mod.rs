@@ -5,6 +5,7 @@ pub(crate) mod capture;
 pub(crate) mod completions;
 pub(crate) mod dev;
 pub(crate) mod inspect;
+pub(crate) mod rescue;
 pub(crate) mod restore;
 pub(crate) mod values;
 pub(crate) mod verify;
@@ -53,6 +54,7 @@ pub(crate) enum Command {
     Capture(capture::Arguments),
     Restore(restore::Arguments),
     Verify(verify::Arguments),
+    Rescue(rescue::Arguments),
     Completions(completions::Arguments),
     #[command(hide = true)]
     Dev(dev::Arguments),
