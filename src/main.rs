@@ -14,6 +14,13 @@ use cli::{Command, CommandLine};
 use output::Terminal;
 
 fn main() -> ExitCode {
+    // In the rescue environment this program is all there is: PID 1, and what the kernel calls modprobe.
+    if unmoor_initramfs::init::is_init() {
+        cli::rescue::be_init();
+    }
+    if unmoor_initramfs::init::is_modprobe() {
+        return ExitCode::from(unmoor_initramfs::init::modprobe(std::env::args()));
+    }
     let line = CommandLine::parse();
     let terminal = Terminal::new(&line.common);
     let outcome = match &line.command {
@@ -22,6 +29,7 @@ fn main() -> ExitCode {
         Command::Restore(arguments) => cli::restore::run(arguments, &terminal),
         Command::Convert(arguments) => cli::convert::run(arguments, &terminal),
         Command::Verify(arguments) => cli::verify::run(arguments, &terminal),
+        Command::Rescue(arguments) => cli::rescue::run(arguments, &terminal),
         Command::Completions(arguments) => cli::completions::run(arguments, &terminal),
         Command::Dev(arguments) => cli::dev::run(arguments, &terminal),
     };

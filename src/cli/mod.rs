@@ -7,6 +7,7 @@ pub(crate) mod convert;
 pub(crate) mod dev;
 pub(crate) mod fitting;
 pub(crate) mod inspect;
+pub(crate) mod rescue;
 pub(crate) mod restore;
 pub(crate) mod values;
 pub(crate) mod verify;
@@ -56,6 +57,7 @@ pub(crate) enum Command {
     Restore(restore::Arguments),
     Convert(convert::Arguments),
     Verify(verify::Arguments),
+    Rescue(rescue::Arguments),
     Completions(completions::Arguments),
     #[command(hide = true)]
     Dev(dev::Arguments),

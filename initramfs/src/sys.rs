@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The kernel's calls: the only place of this crate with `unsafe`.
+
+pub(crate) mod network;
+pub(crate) mod power;
+pub(crate) mod process;
+pub(crate) mod uevent;
