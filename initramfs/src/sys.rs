@@ -5,3 +5,8 @@ pub(crate) mod network;
 pub(crate) mod power;
 pub(crate) mod process;
 pub(crate) mod uevent;
+pub(crate) mod block;
+pub(crate) mod dm;
+pub(crate) mod loops;
+pub(crate) mod md;
+pub(crate) mod mount;

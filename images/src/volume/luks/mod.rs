@@ -1,10 +1,83 @@
 // SPDX-License-Identifier: Apache-2.0
-//! LUKS headers (LUKS1 on-disk format 1.2.3; LUKS2 on-disk format 1.1.3).
+//! LUKS headers (LUKS1 on-disk format 1.2.3; LUKS2 on-disk format 1.1.3), and the volume key in them.
 //!
-//! Nothing behind the header can be told apart without the key, so only what names the volume is read.
+//! ```text
+//!   passphrase --pbkdf2, argon2--> slot's key --aes--> key slot's area --merge--> volume key --digest--> the right one?
+//! ```
+//!
+//! Nothing behind the header can be told apart without the key, so [`probe`] reads what names the volume only. What the
+//! volume key opens is not read here: that is dm-crypt's work.
+
+mod cipher;
+mod derive;
+mod slot;
+mod v1;
+mod v2;
+
+use zeroize::Zeroizing;
 
 use crate::parse::{Bytes, c_text};
-use crate::{BlockSource, Result};
+use crate::{BlockSource, Error, Result};
+
+/// What finding a key may cost: a header names any number that it likes.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of memory for Argon2.
+    pub memory: u64,
+    /// For one derivation: iterations of PBKDF2, or KiB over which Argon2 passes, all passes together.
+    pub work: u64,
+}
+
+impl Default for Limits {
+    /// What cryptsetup makes at most, with some room: 4 GiB; half a minute to a few minutes for one derivation.
+    fn default() -> Self {
+        Self { memory: 4 << 30, work: 1 << 28 }
+    }
+}
+
+/// What opens a container's content. The key is wiped when dropped, and no debug output shows it.
+#[derive(Clone)]
+pub struct VolumeKey {
+    /// As dm-crypt names it: "aes-xts-plain64".
+    pub cipher: String,
+    /// The key.
+    pub key: Zeroizing<Vec<u8>>,
+    /// First byte of the content on the device.
+    pub offset: u64,
+    /// Its length in bytes; `None` is all to the device's end.
+    pub len: Option<u64>,
+    /// Added to the number of every sector of 512 bytes.
+    pub iv_offset: u64,
+    /// Bytes that are encrypted together.
+    pub sector_size: u32,
+}
+
+impl std::fmt::Debug for VolumeKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VolumeKey")
+            .field("cipher", &self.cipher)
+            .field("offset", &self.offset)
+            .field("len", &self.len)
+            .field("iv_offset", &self.iv_offset)
+            .field("sector_size", &self.sector_size)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Opens the container in `source` with a passphrase, or the bytes of a key file.
+///
+/// # Errors
+///
+/// `Refused` where no key slot opens with it; `Unsupported` for what is not handled (another cipher or hash in the slot,
+/// integrity protection, a re-encryption under way, more memory or work than `limits`); `Malformed`; `Io`.
+pub fn unlock(source: &dyn BlockSource, secret: &[u8], limits: &Limits) -> Result<VolumeKey> {
+    match probe(source)?.map(|found| found.version) {
+        Some(1) => v1::unlock(source, secret, limits),
+        Some(2) => v2::unlock(source, secret, limits),
+        Some(other) => Err(Error::unsupported("opening LUKS", format!("it is of version {other}"))),
+        None => Err(Error::malformed("opening LUKS", "there is no LUKS header")),
+    }
+}
 
 /// What a LUKS header says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +126,9 @@ fn header(source: &dyn BlockSource, offset: u64, magic: &[u8]) -> Result<Option<
     let version = header.u16_be(6)?;
     Ok(Some(Luks { version, uuid: text(168, 40)?, label: if version == 2 { text(24, 48)? } else { None } }))
 }
+
+#[cfg(test)]
+mod unlock_tests;
 
 #[cfg(test)]
 mod tests {
