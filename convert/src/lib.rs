@@ -22,4 +22,5 @@ pub mod os;
 pub mod plan;
 pub mod request;
 pub mod rules;
+pub mod syntax;
 pub mod target;
