@@ -20,6 +20,7 @@ pub mod inspection;
 pub mod lint;
 pub mod os;
 pub mod plan;
+pub mod profiles;
 pub mod request;
 pub mod rules;
 pub mod syntax;
