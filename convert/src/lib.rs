@@ -20,6 +20,8 @@ pub mod inspection;
 pub mod lint;
 pub mod os;
 pub mod plan;
+pub mod profiles;
 pub mod request;
 pub mod rules;
+pub mod syntax;
 pub mod target;

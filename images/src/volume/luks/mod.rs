@@ -16,6 +16,10 @@ mod v2;
 
 use zeroize::Zeroizing;
 
+mod tokens;
+
+pub use tokens::{Slots, slots};
+
 use crate::parse::{Bytes, c_text};
 use crate::{BlockSource, Error, Result};
 
