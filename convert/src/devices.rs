@@ -44,7 +44,7 @@ pub struct Devices {
 }
 
 impl Devices {
-    /// stand-in
+    /// What `spec` ("UUID=...", "/dev/sda1") means, as index; `None` where it means nothing on these disks.
     pub fn resolve(&self, spec: &str) -> Option<usize> {
         let spec = spec.trim().trim_matches('"');
         let of = |device: &Device| {
@@ -57,7 +57,7 @@ impl Devices {
     }
 }
 impl Device {
-    /// stand-in
+    /// A name that holds on any machine, where the device has one.
     pub fn stable_spec(&self) -> Option<String> {
         self.names.first().cloned()
     }

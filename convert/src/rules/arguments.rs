@@ -85,7 +85,7 @@ pub(super) fn changes(text: &str, region: &Range<usize>, initramfs: bool, contex
         match key {
             "root" | "real_root" | "usr" | "mount.usr" | "swap" => match judge(context.devices, value) {
                 Verdict::Becomes(new) => {
-                    put(if initramfs { new } else { for_kernel(context.devices, value, new) })
+                    put(if initramfs { new } else { for_kernel(context.devices, value, new) });
                 }
                 Verdict::Lost => out.lost.push(format!("{key}={value}")),
                 Verdict::Holds => {}

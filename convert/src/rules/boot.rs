@@ -194,7 +194,7 @@ fn grub(text: &str) -> Vec<(Range<usize>, bool)> {
         }
         let loads = key.starts_with("linux") || key.starts_with("$linux") || key.starts_with("${linux");
         let module = matches!(key.as_str(), "kernel" | "module" | "module2" | "multiboot" | "multiboot2");
-        if !loads && !(module && value.contains("root=")) {
+        if !(loads || module && value.contains("root=")) {
             continue;
         }
         // Up to the next kernel or the end of the entry.

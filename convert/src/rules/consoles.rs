@@ -50,8 +50,8 @@ fn inittab(draft: &mut Draft<'_>, serial: Option<&str>) -> Result<()> {
     let mut pieces: Vec<(Range<usize>, String)> = Vec::new();
     let mut there = false;
     for (start, line) in lines(&file.text).filter(|(_, line)| !line.trim_start().starts_with('#')) {
-        let words = line.split([' ', '\t', ':']).map(|word| word.trim_start_matches("/dev/"));
-        let Some(device) = words.filter(|word| is_serial(word)).last() else { continue };
+        let mut words = line.rsplit([' ', '\t', ':']).map(|word| word.trim_start_matches("/dev/"));
+        let Some(device) = words.find(|word| is_serial(word)) else { continue };
         there |= Some(device) == serial;
         if !is_gone(device, serial) {
             continue;

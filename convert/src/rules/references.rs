@@ -46,7 +46,7 @@ pub(crate) fn names_hardware(spec: &str) -> bool {
             .is_some_and(|wwid| wwid.len() >= 17 && wwid.bytes().all(|byte| byte.is_ascii_hexdigit()));
         friendly || wwid
     });
-    multipath || KERNEL.iter().any(|family| kernel(&family))
+    multipath || KERNEL.iter().any(kernel)
 }
 
 /// A reference to a filesystem, swap area or container.

@@ -45,7 +45,7 @@ pub(super) fn plan(draft: &mut Draft<'_>) -> Result<()> {
                     }
                 }
                 tied if device && TIED.contains(&tied) => {
-                    pending.push((first.start..first.start, "#".to_owned()))
+                    pending.push((first.start..first.start, "#".to_owned()));
                 }
                 _ => {}
             }

@@ -67,9 +67,7 @@ fn disable(draft: &mut Draft<'_>, tool: &GuestTool, unit: &str) -> Result<()> {
 
 /// System V: start links become stop links (insserv and chkconfig take that for "disabled").
 fn disable_script(draft: &mut Draft<'_>, name: &str, why: &str) -> Result<()> {
-    let script = name
-        .trim_start_matches(|c: char| matches!(c, 'S' | 'K'))
-        .trim_start_matches(|c: char| c.is_ascii_digit());
+    let script = name.trim_start_matches(['S', 'K']).trim_start_matches(|c: char| c.is_ascii_digit());
     let script = if name.starts_with(['S', 'K']) && script.len() < name.len() { script } else { name };
     for base in ["/etc", "/etc/rc.d"] {
         for level in ["2", "3", "4", "5", "S"] {

@@ -74,10 +74,10 @@ pub(super) fn plan(
         draft.write(&path, content.clone().into_bytes(), RULE, WHY)?;
         draft.initramfs_file(&path, content.into_bytes(), 0o644);
         if owned {
-            let _ = write!(
+            let _ = writeln!(
                 steps,
                 "SUBSYSTEM==\"net\", ACTION==\"add|move\", KERNEL==\"{first}\", RUN+=\"/bin/sh -c 'PATH=/usr/sbin:/sbin:/usr/bin:/bin; \
-                 for try in 1 2 3 4 5 6 7 8 9 10 11 12; do ip link set dev {first} name {name} && exit 0; sleep 0.25; done'\"\n"
+                 for try in 1 2 3 4 5 6 7 8 9 10 11 12; do ip link set dev {first} name {name} && exit 0; sleep 0.25; done'\""
             );
         }
     }
