@@ -24,4 +24,5 @@ pub mod profiles;
 pub mod request;
 pub mod rules;
 pub mod syntax;
+mod sys;
 pub mod target;

@@ -176,6 +176,7 @@ impl Handler for Jobs {
                 events(json!({ "event": "note", "note": "echoing" }));
                 json!({ "result": job.get("value") })
             }
+            Some("fit") => crate::fit::job::answer(job, events),
             Some("facts") => json!({ "result": init::facts() }),
             Some("load") => {
                 let names = job.get("modules").and_then(Value::as_array).into_iter().flatten();
