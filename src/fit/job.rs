@@ -2,7 +2,7 @@
 //! The job that the appliance is given, and what does it there.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use unmoor_images::manifest::MachineFacts;
 use unmoor_images::monitor::Event;
 use unmoor_images::{Error, ErrorKind, Monitor, Result, ResultExt};
+use unmoor_initramfs::rescue::payload;
 
 use super::{Action, guest};
 
@@ -48,7 +49,7 @@ impl Job {
             keys.map_err(|error| Error::new(ErrorKind::Malformed, "reading the job's keys").source(error))?;
         let mut action = self.action.clone();
         if let Action::Plan(request) = &mut action {
-            request.payload = unmoor_initramfs::init::payload()?;
+            request.payload = payload::read(Path::new(payload::PLACE))?;
         }
         guest::act(&disks, &action, &keys, self.facts.as_ref(), monitor)
     }

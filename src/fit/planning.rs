@@ -27,8 +27,6 @@ pub(crate) fn plan_of(guest: &Readable<'_>, request: &Request) -> Result<Report>
     let inspection = inspect::inspect(*files, devices, *facts).doing(|| "inspecting the guest")?;
     let mut draft = Draft::new(*files);
     rules::plan(&mut draft, &inspection, devices, request).doing(|| "planning the edits")?;
-    firmware::plan(&mut draft, &inspection, devices, disks, layouts, request)
-        .doing(|| "planning the firmware")?;
     unmoor_inject_drivers::inject(&mut draft, &inspection, request).doing(|| "planning the drivers")?;
     lint::lint(&mut draft, &inspection, devices, request).doing(|| "checking the plan")?;
     let plan = draft.finish();

@@ -12,6 +12,8 @@ use unmoor_images::manifest::{Manifest, write_durably};
 use unmoor_images::overlay::Target;
 use unmoor_images::{Result, ResultExt};
 
+use crate::appliance::Accelerator;
+
 /// Writes them; their paths.
 pub(super) fn write(plan: &Plan, targets: &[Target], manifest: Option<&Manifest>) -> Result<Vec<PathBuf>> {
     let Some(first) = targets.first() else { return Ok(Vec::new()) };
@@ -58,6 +60,10 @@ fn script(definition: &Definition, variables: &Path) -> String {
         let own = shell(&[variables.to_string_lossy().into_owned()]);
         text.push_str(&format!("test -e {own} || cp {template} {own}\n"));
     }
-    text.push_str(&format!("exec {} \"$@\"\n", shell(&definition.qemu(variables))));
+    let accelerator = match Accelerator::choose() {
+        Accelerator::Kvm => "kvm",
+        Accelerator::Tcg => "tcg,thread=multi",
+    };
+    text.push_str(&format!("exec {} \"$@\"\n", shell(&definition.qemu(variables, accelerator))));
     text
 }
