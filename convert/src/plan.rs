@@ -85,6 +85,10 @@ pub enum Change {
     Remove {
         was: Was,
     },
+    /// A directory that is not there yet, such as a mount point; root's, with `mode`. Those that lead there are made too.
+    Directory {
+        mode: u32,
+    },
 }
 
 /// The state that a change was planned for.
@@ -269,6 +273,15 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    /// Plans a directory at `path`; does nothing where there is something already.
+    pub fn directory(&mut self, path: &str, mode: u32, rule: &str, why: impl Into<String>) -> Result<()> {
+        if self.link_metadata(path)?.is_none() {
+            let path = self.place_of_link(path)?;
+            self.put(path, Change::Directory { mode }, rule, why.into());
+        }
+        Ok(())
+    }
+
     /// Plans that there is nothing at `path`; a link is removed itself.
     pub fn remove(&mut self, path: &str, rule: &str, why: impl Into<String>) -> Result<()> {
         if self.link_metadata(path)?.is_none() {
@@ -380,6 +393,7 @@ impl Draft<'_> {
                 | Change::Append { was, .. }
                 | Change::Link { was, .. }
                 | Change::Remove { was } => was.clone(),
+                Change::Directory { .. } => Was::Absent,
             });
         }
         if let Some(target) = self.files.read_link(path)? {
@@ -442,7 +456,7 @@ impl Files for Draft<'_> {
     fn read(&self, path: &str, most: u64) -> Result<Option<Vec<u8>>> {
         match self.edit_at(path)?.map(|edit| (&edit.change, &edit.path)) {
             None => self.files.read(path, most),
-            Some((Change::Remove { .. }, _)) => Ok(None),
+            Some((Change::Remove { .. } | Change::Directory { .. }, _)) => Ok(None),
             Some((Change::Link { target, .. }, from)) => self.read(&join(from, target), most),
             Some((Change::Write { content, .. }, _)) => Ok(Some(content.bytes().to_vec())),
             Some((Change::Append { content, .. }, at)) => {
@@ -524,6 +538,7 @@ impl Draft<'_> {
                 let before = before.map_or_else(|| self.new_file(at, 0o644), Ok)?;
                 Metadata { size: before.size.saturating_add(content.bytes().len() as u64), ..before }
             }
+            Change::Directory { mode } => Metadata { kind: Kind::Directory, ..self.new_file(at, *mode)? },
             Change::Link { .. } | Change::Remove { .. } => return Ok(None),
         }))
     }
