@@ -5,7 +5,7 @@ use unmoor_convert::devices::Devices;
 use unmoor_convert::files::{self, Files};
 use unmoor_convert::plan::Draft;
 use unmoor_convert::request::Request;
-use unmoor_convert::{inspect, lint, os, rules};
+use unmoor_convert::{firmware, inspect, lint, os, rules};
 use unmoor_images::layout::{self, DiskLayout, Hibernated};
 use unmoor_images::manifest::MachineFacts;
 use unmoor_images::{BlockSource, Error, Monitor, Result, ResultExt};
@@ -23,10 +23,12 @@ pub(super) struct Readable<'a> {
 
 /// Inspects the guest and plans what the request asks for. What forbids the plan is among its findings.
 pub(crate) fn plan_of(guest: &Readable<'_>, request: &Request) -> Result<Report> {
-    let Readable { files, devices, facts, .. } = guest;
+    let Readable { files, devices, disks, layouts, facts } = guest;
     let inspection = inspect::inspect(*files, devices, *facts).doing(|| "inspecting the guest")?;
     let mut draft = Draft::new(*files);
     rules::plan(&mut draft, &inspection, devices, request).doing(|| "planning the edits")?;
+    firmware::plan(&mut draft, &inspection, devices, disks, layouts, request)
+        .doing(|| "planning the firmware")?;
     unmoor_inject_drivers::inject(&mut draft, &inspection, request).doing(|| "planning the drivers")?;
     lint::lint(&mut draft, &inspection, devices, request).doing(|| "checking the plan")?;
     let plan = draft.finish();

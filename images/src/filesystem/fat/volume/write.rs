@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The new volume's bytes: directories first, then files one after the other, none in fragments.
 
-use unmoor_images::filesystem::FilesystemKind;
-use unmoor_images::filesystem::fat::{Boot, end_mark};
-use unmoor_images::parse::read_vec;
-use unmoor_images::{BlockSource, Error, Result};
+use super::{Made, Move};
+use crate::filesystem::FilesystemKind;
+use crate::filesystem::fat::end_mark;
+use crate::{Error, Result};
 
 use super::geometry::{BACKUP, Geometry, put};
 use super::tree::{Child, ENTRY, Item, Tree};
-use crate::view::{Patch, Piece};
 
 /// Bytes of all directories together, which are held in memory.
 const MOST_DIRECTORIES: u64 = 32 << 20;
@@ -30,15 +29,8 @@ impl Chains {
     }
 }
 
-/// Patches and pieces of the volume, at their places on image (`old` first byte) and target (`new`).
-pub(super) fn write(
-    source: &dyn BlockSource,
-    boot: &Boot,
-    tree: &Tree,
-    geometry: &Geometry,
-    old: u64,
-    new: u64,
-) -> Result<(Vec<Patch>, Vec<Piece>)> {
+/// The volume's structures and moved content. `boot` is the boot sector to patch, `start` the volume's first byte on its disk.
+pub(super) fn write(boot: &[u8], media: u8, tree: &Tree, geometry: &Geometry, start: u64) -> Result<Made> {
     let fixed_root = geometry.kind != FilesystemKind::Fat32;
     let mut chains = Chains { next: 2, ends: Vec::new() };
     // Cluster 0 is how ".." names the root.
@@ -53,7 +45,7 @@ pub(super) fn write(
     if size > MOST_DIRECTORIES {
         return Err(full(geometry, chains.next - 2));
     }
-    let mut pieces = Vec::new();
+    let mut made = Made { structures: geometry.data(), ..Made::default() };
     let mut root = Vec::new();
     let mut rest = vec![0; size as usize];
     for (index, directory) in tree.directories.iter().enumerate() {
@@ -73,12 +65,20 @@ pub(super) fn write(
             let cluster = match &item.child {
                 Child::Nothing => 0,
                 Child::Directory(child) => places.get(*child).copied().unwrap_or(0),
-                Child::File(runs) => content(runs, geometry, &mut chains, &mut pieces, old, new),
+                Child::File(runs) => moved(runs, geometry, &mut chains, &mut made.moves),
+                Child::Bytes(bytes) => {
+                    let first = chains.take(bytes.len() as u64, geometry.cluster_size);
+                    made.content.push((geometry.cluster_at(first), bytes.clone()));
+                    first
+                }
             };
             let Item { raw: entries, .. } = item;
             push(&mut raw, entries, cluster, geometry);
         }
         if index == 0 && fixed_root {
+            if raw.len() as u64 > geometry.data() - geometry.root() {
+                return Err(Error::refused("making a FAT volume anew", "its root directory is full"));
+            }
             root = raw;
         } else {
             put(&mut rest, ((own - 2) * u64::from(geometry.cluster_size)) as usize, &raw);
@@ -88,13 +88,13 @@ pub(super) fn write(
     if used > geometry.clusters {
         return Err(full(geometry, used));
     }
-    let mut patches = Vec::new();
-    let mut patch = |at: u64, bytes: Vec<u8>, what: &str| {
+    let patches = &mut made.patches;
+    let mut patch = |at: u64, bytes: Vec<u8>, what: &'static str| {
         if bytes.iter().any(|byte| *byte != 0) {
-            patches.push(Patch { offset: new + at, bytes, what: format!("FAT volume's {what}") });
+            patches.push((at, bytes, what));
         }
     };
-    let sector = geometry.boot_sector(&read_vec(source, 0, 512)?, new);
+    let sector = geometry.boot_sector(boot, start);
     if !fixed_root {
         let info = info_sector(geometry.clusters - used, chains.next);
         let size = u64::from(geometry.sector_size);
@@ -103,14 +103,14 @@ pub(super) fn write(
         patch(size, info, "FSInfo");
     }
     patch(0, sector, "boot sector");
-    let fat = table(geometry.kind, boot.media, &chains);
+    let fat = table(geometry.kind, media, &chains);
     for copy in 0..geometry.fats {
         let at = (geometry.reserved + copy * geometry.fat_sectors) * u64::from(geometry.sector_size);
         patch(at, fat.clone(), "allocation table");
     }
     patch(geometry.root(), root, "root directory");
     patch(geometry.data(), rest, "directories");
-    Ok((patches, pieces))
+    Ok(made)
 }
 
 fn full(geometry: &Geometry, used: u64) -> Error {
@@ -123,20 +123,13 @@ fn full(geometry: &Geometry, used: u64) -> Error {
     )
 }
 
-/// Gives a file its clusters, and its content as pieces there. Returns the first cluster.
-fn content(
-    runs: &[(u64, u64)],
-    geometry: &Geometry,
-    chains: &mut Chains,
-    pieces: &mut Vec<Piece>,
-    old: u64,
-    new: u64,
-) -> u64 {
+/// Gives a file its clusters, and moves its content there. Returns the first cluster.
+fn moved(runs: &[(u64, u64)], geometry: &Geometry, chains: &mut Chains, moves: &mut Vec<Move>) -> u64 {
     let size = runs.iter().map(|(_, len)| len).sum();
     let first = chains.take(size, geometry.cluster_size);
-    let mut to = new + geometry.cluster_at(first);
-    for (from, len) in runs {
-        pieces.push(Piece { to, from: old + from, len: *len });
+    let mut to = geometry.cluster_at(first);
+    for &(from, len) in runs {
+        moves.push(Move { to, from, len });
         to += len;
     }
     first

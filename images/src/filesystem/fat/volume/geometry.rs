@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where everything lies in a new FAT volume, and its boot sector.
 
-use unmoor_images::filesystem::FilesystemKind;
-use unmoor_images::filesystem::fat::Boot;
-use unmoor_images::{Error, Result};
+use crate::filesystem::FilesystemKind;
+use crate::filesystem::fat::Boot;
+use crate::{Error, Result};
 
 /// Sectors before the first FAT, with FAT32: boot sector, FSInfo, and copies of both from [`BACKUP`] on.
 const RESERVED_32: u64 = 32;
@@ -14,6 +14,23 @@ const FAT32_FROM: u64 = 65525;
 const MOST_FAT32: u64 = 0x0FFF_FFF5;
 /// Larger clusters are no longer FAT for many implementations.
 const MOST_CLUSTER: u32 = 64 << 10;
+
+/// What a volume is to be like, as far as its length allows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    pub(super) kind: FilesystemKind,
+    /// In bytes.
+    pub(super) cluster_size: u32,
+    pub(super) fats: u64,
+    /// Bytes of the root directory of FAT12 and FAT16.
+    pub(super) root_size: u64,
+}
+
+impl From<&Boot> for Shape {
+    fn from(old: &Boot) -> Self {
+        Self { kind: old.kind, cluster_size: old.cluster_size, fats: old.fats, root_size: old.root_size }
+    }
+}
 
 /// A volume's geometry; without a unit: counted in sectors.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,22 +50,22 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    /// For a volume of `len` bytes that takes the place of `old`.
+    /// For a volume of `len` bytes that has the shape of another.
     ///
     /// FAT32 stays FAT32, also where it gets fewer clusters than Windows would make: Linux, EDK2 and GRUB tell it by its FAT's
     /// length field. For the others the number of clusters decides, as it must. Clusters stay as large as they were, or
     /// become as small as the sectors allow where FAT32 would have too few.
-    pub(super) fn new(old: &Boot, len: u64, sector_size: u32) -> Result<Self> {
-        let mut cluster_size = old.cluster_size.max(sector_size);
-        let mut geometry = Self::with_clusters(old, len, sector_size, cluster_size)?;
-        let is_32 = old.kind == FilesystemKind::Fat32;
+    pub(super) fn new(shape: Shape, len: u64, sector_size: u32) -> Result<Self> {
+        let mut cluster_size = shape.cluster_size.max(sector_size);
+        let mut geometry = Self::with_clusters(shape, len, sector_size, cluster_size)?;
+        let is_32 = shape.kind == FilesystemKind::Fat32;
         while is_32 && geometry.clusters < FAT32_FROM && cluster_size > sector_size {
             cluster_size /= 2;
-            geometry = Self::with_clusters(old, len, sector_size, cluster_size)?;
+            geometry = Self::with_clusters(shape, len, sector_size, cluster_size)?;
         }
         while !geometry.is_valid() && cluster_size < MOST_CLUSTER {
             cluster_size *= 2;
-            geometry = Self::with_clusters(old, len, sector_size, cluster_size)?;
+            geometry = Self::with_clusters(shape, len, sector_size, cluster_size)?;
         }
         if !geometry.is_valid() || cluster_size > MOST_CLUSTER {
             return Err(Error::refused(
@@ -59,7 +76,7 @@ impl Geometry {
         Ok(geometry)
     }
 
-    fn with_clusters(old: &Boot, len: u64, sector_size: u32, cluster_size: u32) -> Result<Self> {
+    fn with_clusters(shape: Shape, len: u64, sector_size: u32, cluster_size: u32) -> Result<Self> {
         let sector = u64::from(sector_size);
         let total = len / sector;
         if u32::try_from(total).is_err() {
@@ -68,18 +85,18 @@ impl Geometry {
                 "it has too many sectors",
             ));
         }
-        let kinds: &[FilesystemKind] = match old.kind {
+        let kinds: &[FilesystemKind] = match shape.kind {
             FilesystemKind::Fat32 => &[FilesystemKind::Fat32],
             _ => &[FilesystemKind::Fat12, FilesystemKind::Fat16],
         };
         let mut geometry = Self {
-            kind: old.kind,
+            kind: shape.kind,
             sector_size,
             cluster_size,
-            reserved: if old.kind == FilesystemKind::Fat32 { RESERVED_32 } else { 1 },
-            fats: old.fats,
+            reserved: if shape.kind == FilesystemKind::Fat32 { RESERVED_32 } else { 1 },
+            fats: shape.fats,
             fat_sectors: 1,
-            root_sectors: old.root_size.div_ceil(sector),
+            root_sectors: shape.root_size.div_ceil(sector),
             total,
             clusters: 0,
         };

@@ -3,15 +3,17 @@
 //!
 //! Source: Microsoft, "FAT: General Overview of On-Disk Format" 1.03.
 
-use unmoor_images::filesystem::FilesystemKind;
-use unmoor_images::filesystem::fat::{self, Boot};
-use unmoor_images::parse::{Bytes, c_text, read_vec};
-use unmoor_images::{BlockSource, Error, Result};
+use super::geometry::put;
+use super::names::{self, Stamp};
+use crate::filesystem::FilesystemKind;
+use crate::filesystem::fat::{Boot, end_mark, files, table};
+use crate::parse::{Bytes, c_text, read_vec};
+use crate::{BlockSource, Error, ErrorKind, Result};
 
 /// Bytes of a directory entry.
 pub(super) const ENTRY: usize = 32;
-pub(super) const DOT: &[u8; 11] = b".          ";
-pub(super) const DOT_DOT: &[u8; 11] = b"..         ";
+const DOT: &[u8; 11] = b".          ";
+const DOT_DOT: &[u8; 11] = b"..         ";
 /// A directory has at most 65536 entries (the specification's limit).
 const MOST_DIRECTORY: u64 = 65536 * ENTRY as u64;
 /// An EFI system partition has a few hundred entries; 8 MiB are 262144 of them.
@@ -21,15 +23,18 @@ const MOST_RUNS: usize = 1 << 20;
 /// A long name takes at most this many entries.
 const MOST_LONG: usize = 20;
 
-const LABEL: u8 = 0x08;
-const DIRECTORY: u8 = 0x10;
-const LONG_NAME: u8 = 0x0F;
+pub(super) const LABEL: u8 = 0x08;
+pub(super) const DIRECTORY: u8 = 0x10;
+const ARCHIVE: u8 = 0x20;
+pub(super) const LONG_NAME: u8 = 0x0F;
 
 /// A volume's content. Directory 0 is the root; a directory stands behind its parent.
+#[derive(Debug)]
 pub(super) struct Tree {
     pub(super) directories: Vec<Directory>,
 }
 
+#[derive(Debug)]
 pub(super) struct Directory {
     /// Its parent's index; the root has none.
     pub(super) parent: Option<usize>,
@@ -47,19 +52,170 @@ impl Directory {
 }
 
 /// A file, subdirectory or label.
+#[derive(Debug)]
 pub(super) struct Item {
     /// Its long name's entries and, last, its own.
     pub(super) raw: Vec<u8>,
     pub(super) child: Child,
 }
 
+#[derive(Debug)]
 pub(super) enum Child {
     /// No cluster: an empty file or the label.
     Nothing,
-    /// (first byte on the volume, length in bytes), in order.
+    /// Content that stays where it lies on the old volume: (first byte, length in bytes), in order.
     File(Vec<(u64, u64)>),
+    /// Content that is new.
+    Bytes(Vec<u8>),
     /// Index of the directory.
     Directory(usize),
+}
+
+/// A path's names.
+pub(super) fn parts(path: &str) -> Vec<&str> {
+    path.split(['/', '\\']).filter(|part| !part.is_empty()).collect()
+}
+
+impl Item {
+    /// The name by which it is known: the long one, if it has one.
+    fn name(&self) -> String {
+        let own = self.raw.len().saturating_sub(ENTRY);
+        let (long, own) = self.raw.split_at(own);
+        if long.is_empty() {
+            return files::short_name(&Bytes::new(own, "directory entry")).unwrap_or_default();
+        }
+        files::long_name(&long.chunks_exact(ENTRY).collect::<Vec<_>>())
+    }
+
+    fn short(&self) -> &[u8] {
+        let own = self.raw.len().saturating_sub(ENTRY);
+        self.raw.get(own..own + 11).unwrap_or_default()
+    }
+
+    fn is_label(&self) -> bool {
+        let own = self.raw.len().saturating_sub(ENTRY);
+        self.raw.get(own + 11).is_some_and(|attributes| attributes & LABEL != 0)
+    }
+
+    fn answers_to(&self, name: &str) -> bool {
+        !self.is_label()
+            && (self.name().to_lowercase() == name.to_lowercase()
+                || files::short_name(&Bytes::new(self.own(), "directory entry"))
+                    .is_ok_and(|short| short.eq_ignore_ascii_case(name)))
+    }
+
+    fn own(&self) -> &[u8] {
+        self.raw.get(self.raw.len().saturating_sub(ENTRY)..).unwrap_or_default()
+    }
+}
+
+impl Tree {
+    /// Only a root, with nothing in it.
+    pub(super) fn empty() -> Self {
+        Self { directories: vec![Directory { parent: None, dots: [[0; ENTRY]; 2], items: Vec::new() }] }
+    }
+
+    pub(super) fn set_label(&mut self, label: &[u8; 11], time: Stamp) {
+        let mut raw = vec![0; ENTRY];
+        put(&mut raw, 0, label);
+        put(&mut raw, 11, &[LABEL]);
+        names::touch(&mut raw, time);
+        if let Some(root) = self.directories.first_mut() {
+            root.items.insert(0, Item { raw, child: Child::Nothing });
+        }
+    }
+
+    fn directory_at(&self, path: &[&str]) -> Option<usize> {
+        path.iter().try_fold(0, |at, name| {
+            let item = self.directories.get(at)?.items.iter().find(|item| item.answers_to(name))?;
+            match item.child {
+                Child::Directory(child) => Some(child),
+                _ => None,
+            }
+        })
+    }
+
+    pub(super) fn find(&self, path: &str) -> Option<&Item> {
+        let parts = parts(path);
+        let (name, parents) = parts.split_last()?;
+        let directory = self.directories.get(self.directory_at(parents)?)?;
+        directory.items.iter().find(|item| item.answers_to(name))
+    }
+
+    pub(super) fn list(&self, path: &str) -> Vec<String> {
+        let directory = self.directory_at(&parts(path)).and_then(|at| self.directories.get(at));
+        let items = directory.into_iter().flat_map(|directory| &directory.items);
+        items.filter(|item| !item.is_label()).map(Item::name).collect()
+    }
+
+    /// Makes what is missing of the directories `path`; the last one's index.
+    pub(super) fn make_directories(&mut self, path: &[&str], time: Stamp) -> Result<usize> {
+        let mut at = 0;
+        for name in path {
+            let known = self.directories.get(at).and_then(|directory| {
+                directory.items.iter().find(|item| item.answers_to(name)).map(|item| match item.child {
+                    Child::Directory(child) => Some(child),
+                    _ => None,
+                })
+            });
+            at = match known {
+                Some(Some(child)) => child,
+                Some(None) => return Err(other(name, "it is a file, and a directory is to be there")),
+                None => {
+                    let child = self.directories.len();
+                    let raw = self.entries(at, name, DIRECTORY, time)?;
+                    let dots = dots(raw.get(raw.len().saturating_sub(ENTRY)..).unwrap_or_default());
+                    self.directories.push(Directory { parent: Some(at), dots, items: Vec::new() });
+                    self.add(at, Item { raw, child: Child::Directory(child) });
+                    child
+                }
+            };
+        }
+        Ok(at)
+    }
+
+    /// See [`super::Volume::put`].
+    pub(super) fn put(&mut self, path: &str, child: Child, size: u32, time: Stamp) -> Result<()> {
+        let parts = parts(path);
+        let Some((name, parents)) = parts.split_last() else {
+            return Err(other(path, "a file needs a name"));
+        };
+        let at = self.make_directories(parents, time)?;
+        let items = self.directories.get_mut(at).map(|directory| &mut directory.items);
+        let known = items.into_iter().flatten().find(|item| item.answers_to(name));
+        if let Some(item) = known {
+            if matches!(item.child, Child::Directory(_)) {
+                return Err(other(name, "it is a directory, and a file is to be there"));
+            }
+            let own = item.raw.len().saturating_sub(ENTRY);
+            if let Some(own) = item.raw.get_mut(own..) {
+                put(own, 28, &size.to_le_bytes());
+                names::touch(own, time);
+            }
+            item.child = child;
+            return Ok(());
+        }
+        let mut raw = self.entries(at, name, ARCHIVE, time)?;
+        let own = raw.len().saturating_sub(ENTRY);
+        put(&mut raw, own + 28, &size.to_le_bytes());
+        self.add(at, Item { raw, child });
+        Ok(())
+    }
+
+    fn entries(&self, at: usize, name: &str, attributes: u8, time: Stamp) -> Result<Vec<u8>> {
+        let items = self.directories.get(at).map(|directory| directory.items.as_slice()).unwrap_or_default();
+        names::entries(name, attributes, time, |short| items.iter().any(|item| item.short() == short))
+    }
+
+    fn add(&mut self, at: usize, item: Item) {
+        if let Some(directory) = self.directories.get_mut(at) {
+            directory.items.push(item);
+        }
+    }
+}
+
+fn other(name: &str, because: &'static str) -> Error {
+    Error::new(ErrorKind::Usage, format!("putting {name:?} on a FAT volume")).because(because)
 }
 
 fn broken(because: impl Into<String>) -> Error {
@@ -202,8 +358,8 @@ impl Reader<'_> {
 
     /// The cluster after `cluster`, or the chain's end.
     fn next(&self, cluster: u64) -> Result<Option<u64>> {
-        let value = fat::entry(&self.fat, self.boot.kind, cluster)?;
-        Ok((value < fat::end_mark(self.boot.kind) - 7).then_some(value.into()))
+        let value = table::entry(&self.fat, self.boot.kind, cluster)?;
+        Ok((value < end_mark(self.boot.kind) - 7).then_some(value.into()))
     }
 
     fn chain_bytes(&mut self, first: u64) -> Result<Vec<u8>> {
@@ -248,7 +404,7 @@ impl Reader<'_> {
 }
 
 /// "." and ".." as a directory gets them that has none: with its own attributes and times.
-fn dots(entry: &[u8]) -> [[u8; ENTRY]; 2] {
+pub(super) fn dots(entry: &[u8]) -> [[u8; ENTRY]; 2] {
     [DOT, DOT_DOT].map(|name| {
         let mut dot = [0; ENTRY];
         dot.copy_from_slice(entry.get(..ENTRY).unwrap_or(&[0; ENTRY]));
