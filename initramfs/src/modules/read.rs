@@ -30,7 +30,8 @@ impl ModuleTree {
                 tree.order.entry(name).or_insert(place);
             }
         }
-        if let Some(builtin) = text("modules.builtin")? {
+        let builtin = text("modules.builtin")?;
+        if let Some(builtin) = &builtin {
             tree.builtin = builtin.lines().filter_map(|line| name_of(line.trim())).collect();
         }
         match text("modules.dep")? {
@@ -49,7 +50,7 @@ impl ModuleTree {
             None => tree.read_objects(source, directory)?,
         }
         match source.read(&format!("{directory}/modules.builtin.modinfo"))? {
-            Some(told) => tree.read_builtin_information(&told),
+            Some(told) => tree.read_builtin_information(&told, builtin.is_none()),
             None => {
                 if let Some(file) = source.read(&format!("{directory}/modules.builtin.alias.bin"))? {
                     tree.builtin_told = true;
@@ -85,8 +86,9 @@ impl ModuleTree {
         Ok(())
     }
 
-    /// Pairs of "module.key=value", each ended by a zero byte.
-    fn read_builtin_information(&mut self, told: &[u8]) {
+    /// Pairs of "module.key=value", each ended by a zero byte. Code that can be no module is told too, so that modules.builtin
+    /// has the names where it is there.
+    fn read_builtin_information(&mut self, told: &[u8], take_names: bool) {
         self.builtin_told = true;
         for text in told.split(|byte| *byte == 0) {
             let text = String::from_utf8_lossy(text);
@@ -96,7 +98,9 @@ impl ModuleTree {
             if key == "alias" {
                 self.builtin_aliases.push((value.to_owned(), module.clone()));
             }
-            self.builtin.insert(module);
+            if take_names {
+                self.builtin.insert(module);
+            }
         }
     }
 

@@ -41,10 +41,7 @@ impl ModuleTree {
             let mut entries = Entries::new();
             for (pattern, name) in pairs {
                 let _ = writeln!(text, "alias {pattern} {name}");
-                let values = entries.entry(normal(pattern)).or_default();
-                if !values.iter().any(|(_, known)| known == name) {
-                    values.push((of(name), name.clone()));
-                }
+                entries.entry(normal(pattern)).or_default().push((of(name), name.clone()));
             }
             Ok((text.into_bytes(), index::write(&entries)?))
         };
@@ -54,7 +51,11 @@ impl ModuleTree {
         files.extend([("modules.symbols", text), ("modules.symbols.bin", binary)]);
 
         let mut text = "# Soft dependencies extracted from modules themselves.\n".to_owned();
+        // One line for each module: of several, kmod takes the first only.
         for (name, softdep) in &self.softdeps {
+            if softdep.before.is_empty() && softdep.after.is_empty() {
+                continue;
+            }
             let _ = write!(text, "softdep {name}");
             for (kind, names) in [("pre:", &softdep.before), ("post:", &softdep.after)] {
                 if !names.is_empty() {
