@@ -53,7 +53,8 @@ impl Drop for Array {
 
 /// Assembles and starts an array of the members that are there; also answers warnings.
 ///
-/// It is read-only if a member's device is (drivers/md/md.c, `md_run`).
+/// It is read-only if a member's device is (drivers/md/md.c, `md_run`). With a bitmap, md takes members that it cannot write
+/// to for broken; enough of them to read from remain.
 ///
 /// # Errors
 ///
@@ -64,6 +65,7 @@ pub(super) fn assemble(
     metadata: &str,
     level: i32,
     members: &[PathBuf],
+    read_only: bool,
 ) -> Result<(Array, Vec<String>)> {
     let doing = || format!("assembling md array {uuid}");
     if !LEVELS.contains(&level) {
@@ -78,14 +80,18 @@ pub(super) fn assemble(
     };
     let mut array = create().doing(doing)?;
     let mut warnings = Vec::new();
+    let mut added = 0i64;
     sys::md::set_version(&array.file, version.0, version.1)
         .doing(|| "stating the version of its metadata")
         .doing(doing)?;
     for member in members {
         let (major, minor) = device_number(member)?;
-        if let Err(error) = sys::md::add(&array.file, major, minor) {
-            let member = member.display();
-            warnings.push(format!("md array {uuid}: the kernel refuses the member {member}: {error}"));
+        match sys::md::add(&array.file, major, minor) {
+            Ok(()) => added += 1,
+            Err(error) => {
+                let member = member.display();
+                warnings.push(format!("md array {uuid}: the kernel refuses the member {member}: {error}"));
+            }
         }
     }
     if let Err(error) = sys::md::run(&array.file) {
@@ -93,13 +99,18 @@ pub(super) fn assemble(
         let _ = array.stop();
         return Err(Error::io("starting it", error)).doing(doing);
     }
-    if let Ok(info) = sys::md::info(&array.file)
-        && info.active_disks < info.raid_disks
-    {
-        let (active, all) = (info.active_disks, info.raid_disks);
-        warnings.push(format!("md array {uuid} is degraded: {active} of {all} members are active"));
+    if let Ok(info) = sys::md::info(&array.file) {
+        let active = if read_only { added } else { info.active_disks.into() };
+        if active < info.raid_disks.into() {
+            warnings.push(degraded(uuid, active, info.raid_disks.into()));
+        }
     }
     Ok((array, warnings))
+}
+
+/// A warning.
+pub(super) fn degraded(uuid: &str, active: i64, all: i64) -> String {
+    format!("md array {uuid} is degraded: {active} of {all} members are active")
 }
 
 /// A new array without members, under a name that nobody uses.

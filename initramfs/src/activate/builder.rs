@@ -4,9 +4,11 @@
 
 use std::path::{Path, PathBuf};
 
+use unmoor_images::adapt::Window;
 use unmoor_images::layout::{self, Content, DiskLayout, Hibernated, Kept, Place, Region};
 use unmoor_images::monitor::Silent;
 use unmoor_images::partition::Role;
+use unmoor_images::volume::md;
 use unmoor_images::{BlockSource, Error, Result, ResultExt};
 
 use super::array::{self, AssembledArray};
@@ -257,10 +259,40 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
+    /// For reading, the content of a RAID1's newest member: md itself would write to its bitmap, even if its members are
+    /// read-only, and take them for broken when it cannot. `None` for what is no plain RAID1.
+    fn mirror(&mut self, uuid: &str, spots: &[Spot]) -> Result<Option<PathBuf>> {
+        let (mut newest, mut count, mut devices) = (None::<(u64, usize, u64, u64)>, 0, 0);
+        for spot in members(spots, uuid) {
+            let (Place::Disk { offset, len, .. }, None) = (&spot.place, &spot.array) else { return Ok(None) };
+            let Some(disk) = self.disks.get(spot.disk) else { return Ok(None) };
+            let Some(member) = md::probe(&Window::new(disk, *offset, *len)?)? else { return Ok(None) };
+            if member.level != 1 || member.special.is_some() {
+                return Ok(None);
+            }
+            (count, devices) = (count + 1, member.devices);
+            if newest.is_none_or(|(events, ..)| events < member.events) {
+                let start = offset.saturating_add(member.content.start);
+                let len = member.content.end.saturating_sub(member.content.start);
+                newest = Some((member.events, spot.disk, start, len));
+            }
+        }
+        if count < devices {
+            self.warnings.push(array::degraded(uuid, count.into(), devices.into()));
+        }
+        newest.map(|(_, disk, start, len)| self.part(disk, start, len)).transpose()
+    }
+
     /// The device of an array, assembled where it is not yet.
     fn array(&mut self, uuid: &str, spots: &[Spot]) -> Result<PathBuf> {
         if let Some(known) = self.arrays.iter().find(|array| array.uuid == uuid) {
             return Ok(known.path.clone());
+        }
+        if self.options.read_only
+            && let Some(path) = self.mirror(uuid, spots)?
+        {
+            self.arrays.push(AssembledArray { uuid: uuid.to_owned(), path: path.clone() });
+            return Ok(path);
         }
         let mut paths = Vec::new();
         let mut version = None;
@@ -273,7 +305,7 @@ impl<'a> Builder<'a> {
         let Some((metadata, level)) = version else {
             return Err(Error::malformed("assembling an md array", "no member of it is there"));
         };
-        let (array, warnings) = array::assemble(uuid, &metadata, level, &paths)?;
+        let (array, warnings) = array::assemble(uuid, &metadata, level, &paths, self.options.read_only)?;
         self.warnings.extend(warnings);
         let path = array.path().to_owned();
         self.stack.push(Held::Array(array));

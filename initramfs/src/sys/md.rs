@@ -12,7 +12,7 @@ mod ioctl {
     nix::ioctl_read!(get_array_info, MAJOR, 0x11, super::ArrayInfo);
     nix::ioctl_write_ptr!(add_new_disk, MAJOR, 0x21, super::DiskInfo);
     nix::ioctl_write_ptr!(set_array_info, MAJOR, 0x23, super::ArrayInfo);
-    // RUN_ARRAY is declared with mdu_param_t (16 bytes); null is taken.
+    // RUN_ARRAY is declared with mdu_param_t.
     nix::ioctl_write_ptr!(run_array, MAJOR, 0x30, super::Param);
     nix::ioctl_none!(stop_array, MAJOR, 0x32);
 }
@@ -57,7 +57,6 @@ pub(crate) struct Param {
     personality: i32,
     chunk_size: i32,
     max_fault: i32,
-    _pad: i32,
 }
 
 /// Says that the array's superblocks are of version `major.minor` and state all else (drivers/md/md.c,
@@ -80,7 +79,7 @@ pub(crate) fn add(array: &File, major: u32, minor: u32) -> io::Result<()> {
 
 /// Starts the array.
 pub(crate) fn run(array: &File) -> io::Result<()> {
-    let param = Param { personality: 0, chunk_size: 0, max_fault: 0, _pad: 0 };
+    let param = Param { personality: 0, chunk_size: 0, max_fault: 0 };
     // SAFETY: the descriptor is open, and the kernel reads at most a `mdu_param_t`, which `Param` repeats.
     unsafe { ioctl::run_array(array.as_raw_fd(), &param) }?;
     Ok(())

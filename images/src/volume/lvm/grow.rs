@@ -98,7 +98,7 @@ pub fn grow(volumes: &[&dyn BlockSource], grown: usize, size: u64, lv: &str) -> 
     if extents == 0 {
         return Err(refused("the new room is smaller than one extent"));
     }
-    let logical = group.logical.iter().find(|one| one.name == lv && one.visible);
+    let logical = group.logical.iter().find(|one| one.name == lv);
     let logical = logical.ok_or_else(|| refused("there is no such logical volume"))?;
     if let Some(special) = &logical.special {
         return Err(refused(&format!("{special}; only linear and striped volumes can be grown")));
