@@ -225,6 +225,7 @@ fn record(
         root: manifest::hex(&copied.leaves.root()),
         map,
         unreadable: disk.unreadable().ranges().iter().map(|range| (range.start, range.end)).collect(),
+        conversions: Vec::new(),
     }
 }
 

@@ -82,8 +82,8 @@ pub enum SecureBoot {
     Off,
 }
 
-/// Everything that decides a plan, beside the guest.
-#[derive(Debug, Clone)]
+/// Everything that decides a plan, beside the guest. Where it is sent to the appliance, the payload is not: it is there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Request {
     /// The machine to fit.
     pub hardware: Hardware,
@@ -98,6 +98,7 @@ pub struct Request {
     /// A key and certificate (PEM) to sign what is made anew.
     pub sign_key: Option<SignKey>,
     /// Boot loader files that the rescue environment brings, by path below its payload: "x86_64-efi-signed/shimx64.efi.signed".
+    #[serde(skip)]
     pub payload: BTreeMap<String, Vec<u8>>,
     /// Random bytes for identities, so that a plan is a function of its inputs.
     pub seed: [u8; 32],
@@ -106,7 +107,7 @@ pub struct Request {
 }
 
 /// For Authenticode signatures.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SignKey {
     /// PKCS#8 or PKCS#1 private key, PEM.
     pub key: String,

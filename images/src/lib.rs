@@ -23,6 +23,7 @@ pub mod layout;
 pub mod manifest;
 pub mod merkle;
 pub mod monitor;
+pub mod overlay;
 pub mod parse;
 pub mod partition;
 pub mod range_set;

@@ -182,6 +182,23 @@ impl Leaves {
         leaves.finish()
     }
 
+    /// The same leaves with those of `pairs` (ascending by index) replaced.
+    pub fn with(&self, pairs: &[(u64, Hash)]) -> Result<Self> {
+        let mut leaves = Self::builder(self.size);
+        let mut next = 0;
+        for (index, hash) in pairs {
+            for (_, count, hash) in self.runs_within(next..*index) {
+                leaves.push_run(count, hash)?;
+            }
+            leaves.push_run(1, *hash)?;
+            next = index + 1;
+        }
+        for (_, count, hash) in self.runs_within(next..self.count()) {
+            leaves.push_run(count, hash)?;
+        }
+        leaves.finish()
+    }
+
     /// The tree's root: names the whole disk's content.
     ///
     /// Runs of equal leaves are folded as runs, so that a sparse 8 TiB disk costs what it holds.
@@ -325,6 +342,18 @@ mod tests {
         assert!(
             (0..a.count()).all(|i| mixed.get(i) == if (10..20).contains(&i) { b.get(i) } else { a.get(i) })
         );
+    }
+
+    #[test]
+    fn leaves_given_singly_replace_those_that_were_there() {
+        let a = Leaves::from_pairs(9 * LEAF + 5, vec![(2, [7; 32]), (3, [7; 32])]).unwrap();
+        let pairs = [(0, [1; 32]), (3, [2; 32]), (4, [2; 32]), (9, [3; 32])];
+        let b = a.with(&pairs).unwrap();
+        for index in 0..a.count() {
+            let new = pairs.iter().find(|(at, _)| *at == index).map(|(_, hash)| *hash);
+            assert_eq!(b.get(index), new.or(a.get(index)), "{index}");
+        }
+        assert!(a.with(&[(3, [1; 32]), (3, [1; 32])]).is_err());
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub enum Phase {
     Verify,
     /// Writing or discarding the target's unused bytes.
     Wipe,
+    /// Copying the changes of an overlay into its image.
+    Commit,
 }
 
 impl Phase {
@@ -25,6 +27,7 @@ impl Phase {
             Self::Restore => "restoring",
             Self::Verify => "verifying",
             Self::Wipe => "wiping",
+            Self::Commit => "changing",
         }
     }
 }

@@ -81,6 +81,17 @@ pub fn uuid_text(raw: &[u8; 16]) -> String {
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
+/// A GUID whose 16 bytes are in the order of its text, as it stands on disk and in EFI's structures: the first three fields
+/// are little-endian (UEFI 2.10, appendix A). It is its own inverse.
+pub fn guid_bytes(ordered: &[u8; 16]) -> [u8; 16] {
+    let [a, b, c, d, e, f, g, h, rest @ ..] = *ordered;
+    let mut raw = [d, c, b, a, f, e, h, g, 0, 0, 0, 0, 0, 0, 0, 0];
+    if let Some(tail) = raw.last_chunk_mut::<8>() {
+        *tail = rest;
+    }
+    raw
+}
+
 /// Text up to the first NUL; bytes that are not UTF-8 are replaced.
 pub fn c_text(raw: &[u8]) -> String {
     let end = raw.iter().position(|&byte| byte == 0).unwrap_or(raw.len());

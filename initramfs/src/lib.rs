@@ -14,3 +14,5 @@ pub mod archive;
 pub mod init;
 pub mod modules;
 pub mod rescue;
+
+mod sys;

@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! An image to restore: its disk, and what its manifest or our own reading says of it.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use unmoor_images::formats::{self, Format};
 use unmoor_images::layout::{self, Hibernated, Region};
-use unmoor_images::manifest::{self, DiskRecord, Manifest};
+use unmoor_images::manifest::{self, DiskRecord, Manifest, hex};
 use unmoor_images::merkle::Leaves;
+use unmoor_images::overlay::Changed;
 use unmoor_images::partition::PartitionTable;
-use unmoor_images::{BlockSource, ErrorKind, ExtentMap, Monitor, Result, ResultExt, State, copy};
+use unmoor_images::{BlockSource, ErrorKind, ExtentMap, Monitor, Result, ResultExt, State, copy, overlay};
 
+use crate::record::Change;
 use crate::stream::Stream;
 
 /// One disk of an image.
@@ -34,6 +37,17 @@ pub struct Image {
     pub warnings: Vec<String>,
     /// The pipe that it comes through, if so. Until it is planned, `source` is its first MiB.
     pub stream: Option<Stream>,
+    /// How the disk differs from the image, where the guest is fitted to other hardware on its way.
+    pub fitted: Option<Fitted>,
+}
+
+/// A change between image and disk.
+#[derive(Debug, Clone)]
+pub struct Fitted {
+    /// Root of the image's own Merkle tree, where it has a manifest.
+    pub image_root: Option<String>,
+    /// Ranges that differ.
+    pub changes: Vec<Change>,
 }
 
 /// How to open an image.
@@ -52,6 +66,7 @@ impl Image {
     ///
     /// A manifest that does not match is an error, not a silent fallback: somebody wrote to the image.
     pub fn open(path: &Path, options: &OpenOptions, monitor: &dyn Monitor) -> Result<Self> {
+        overlay::finish_interrupted(path, monitor)?;
         let format_options =
             formats::OpenOptions { allow_backing: options.allow_backing, format: options.format };
         let opened = formats::open(path, &format_options)?;
@@ -85,7 +100,24 @@ impl Image {
             record: Some(record),
             warnings: opened.warnings,
             stream: None,
+            fitted: None,
         })
+    }
+
+    /// What is restored is the disk as `disk` shows it. `what` is for people: "fitted to kvm".
+    pub fn fit(&mut self, mut disk: Changed, what: &str, monitor: &dyn Monitor) -> Result<()> {
+        self.extents = disk.extents(&self.extents);
+        let image_root = self.leaves.as_ref().map(|leaves| hex(&leaves.root()));
+        self.leaves = self.leaves.as_ref().map(|leaves| disk.leaves(leaves, monitor)).transpose()?;
+        let change =
+            |range: &Range<u64>| Change { start: range.start, end: range.end, what: what.to_owned() };
+        let changes = disk.changed.ranges().iter().map(change).collect();
+        self.fitted = Some(Fitted { image_root, changes });
+        self.table = disk.layout.table;
+        self.regions = disk.layout.regions;
+        let sector_size = self.source.sector_size();
+        self.source = Box::new(WithSectors { inner: Box::new(disk.source), sector_size });
+        Ok(())
     }
 
     /// Takes any disk as an image: everything is data, and unallocated ranges are zeros.
@@ -119,6 +151,7 @@ impl Image {
             regions: layout.regions,
             warnings,
             stream: None,
+            fitted: None,
         })
     }
 }

@@ -71,12 +71,20 @@ pub struct RestoreRecord {
 }
 
 impl RestoreRecord {
-    pub(crate) fn new(disk: &DiskPlan, changes: Vec<Change>) -> Self {
+    pub(crate) fn new(disk: &DiskPlan, mut changes: Vec<Change>) -> Self {
+        let own_root = || disk.image.leaves.as_ref().map(|leaves| hex(&leaves.root()));
+        let image_root = match &disk.image.fitted {
+            Some(fitted) => {
+                changes.splice(0..0, fitted.changes.iter().cloned());
+                fitted.image_root.clone()
+            }
+            None => own_root(),
+        };
         Self {
             format: "unmoor-restore".into(),
             version: 1,
             image: disk.image.path.display().to_string(),
-            image_root: disk.image.leaves.as_ref().map(|leaves| hex(&leaves.root())),
+            image_root,
             target: disk.target.to_string(),
             size: disk.size,
             changes,

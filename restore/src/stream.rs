@@ -92,6 +92,7 @@ pub fn open(mut reader: Box<dyn Read + Send>, size: Option<u64>) -> Result<Image
             "a stream has no manifest: all its bytes are written, and none has a recorded hash".into(),
         ],
         stream: Some(Stream(Arc::new(Mutex::new(pipe)))),
+        fitted: None,
     })
 }
 

@@ -3,8 +3,11 @@
 
 pub(crate) mod capture;
 pub(crate) mod completions;
+pub(crate) mod convert;
 pub(crate) mod dev;
+pub(crate) mod fitting;
 pub(crate) mod inspect;
+pub(crate) mod rescue;
 pub(crate) mod restore;
 pub(crate) mod values;
 pub(crate) mod verify;
@@ -52,7 +55,9 @@ pub(crate) enum Command {
     Inspect(inspect::Arguments),
     Capture(capture::Arguments),
     Restore(restore::Arguments),
+    Convert(convert::Arguments),
     Verify(verify::Arguments),
+    Rescue(rescue::Arguments),
     Completions(completions::Arguments),
     #[command(hide = true)]
     Dev(dev::Arguments),

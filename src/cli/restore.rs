@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `unmoor restore`.
 
+mod fitted;
 mod show;
 mod target;
 
@@ -19,6 +20,7 @@ use unmoor_restore::plan::{Grow, Options, Plan, Target};
 use unmoor_restore::record::RestoreRecord;
 use unmoor_restore::{duplicates, room, stream};
 
+use super::fitting::FitOptions;
 use super::values::ImageOptions;
 use crate::output::size::{parse_size, show_size};
 use crate::output::table::plain;
@@ -34,6 +36,9 @@ Examples:
 
   unmoor restore db01.qcow2 --disk sda=/dev/sdb --disk sdb=/dev/sdc
       A machine of two disks
+
+  unmoor restore web01.qcow2 /dev/sdb --profile physical --firmware uefi
+      Onto another machine's disk, with the guest fitted to it
 
   ssh web01 unmoor capture /dev/sda - | unmoor restore --yes - /dev/sdb
       A raw disk that comes through a pipe";
@@ -115,6 +120,20 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "COUNT", default_value_t = 0, hide_default_value = true)]
     threads: usize,
     #[command(flatten)]
+    fit: FitOptions,
+    /// Mount the guest's filesystems with this host's kernel, as root, instead of in the appliance
+    #[arg(long, requires = "profile", help_heading = "Fitting options")]
+    direct: bool,
+    /// The rescue environment to run as the appliance
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "profile",
+        conflicts_with = "direct",
+        help_heading = "Fitting options"
+    )]
+    rescue: Option<PathBuf>,
+    #[command(flatten)]
     output: ImageOptions,
 }
 
@@ -128,6 +147,8 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
         image.warnings.iter().for_each(|warning| terminal.warn(warning.clone()));
         pairs.push((image, target));
     }
+    // Held until the end: it is what is restored.
+    let _fitted = fitted::fit(arguments, &mut pairs, terminal)?;
     let plan = Plan::new(pairs, &options)?;
     for disk in &plan.disks {
         disk.warnings.iter().for_each(|warning| terminal.warn(warning.clone()));

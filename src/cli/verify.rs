@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use unmoor_capture::disk::{Disk, OpenOptions};
 use unmoor_images::copy::{self, Comparison};
 use unmoor_images::layout::Region;
-use unmoor_images::manifest::{self, DiskRecord, Manifest};
+use unmoor_images::manifest::{self, Conversion, DiskRecord, Manifest};
 use unmoor_images::merkle::Leaves;
 use unmoor_images::monitor::Phase;
-use unmoor_images::{BlockSource, Error, ErrorKind, ExtentMap, Monitor, Result, ResultExt, formats};
+use unmoor_images::{BlockSource, Error, ErrorKind, ExtentMap, Monitor, Result, ResultExt, formats, overlay};
 use unmoor_restore::record::{Change, RestoreRecord};
 
 use super::inspect::place;
@@ -57,11 +57,13 @@ struct Checked {
     damage: Vec<(Range<u64>, String)>,
     /// What the restore had changed.
     changes: Vec<Change>,
+    /// What was changed in the image itself since the capture; its hashes are those of afterwards.
+    conversions: Vec<Conversion>,
 }
 
 /// Compares, prints, and fails if anything differs.
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome> {
-    let (manifest, named) = find_manifest(&arguments.image)?;
+    let (manifest, named) = find_manifest(&arguments.image, terminal)?;
     let folder = arguments.image.parent().unwrap_or(Path::new(""));
     let checked = match &arguments.disk {
         Some(disk) => {
@@ -92,11 +94,17 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
 }
 
 /// The manifest of an image, and which disk the image is; all disks where the manifest itself is named.
-fn find_manifest(path: &Path) -> Result<(Manifest, Option<usize>)> {
+fn find_manifest(path: &Path, terminal: &Terminal) -> Result<(Manifest, Option<usize>)> {
     if path.to_string_lossy().ends_with(".unmoor.json") {
+        for disk in &Manifest::read(path)?.disks {
+            if let Some(name) = Path::new(&disk.image).file_name() {
+                overlay::finish_interrupted(&path.with_file_name(name), terminal)?;
+            }
+        }
         return Ok((Manifest::read(path)?, None));
     }
     std::fs::metadata(path).map_err(|error| Error::io("opening", error).path(path))?;
+    overlay::finish_interrupted(path, terminal)?;
     Manifest::beside(path)?.map(|(manifest, disk)| (manifest, Some(disk))).ok_or_else(|| no_manifest(path))
 }
 
@@ -130,7 +138,8 @@ fn check_image(
     let opened = formats::open(&path, &options)?;
     manifest::check_holes(&*opened.source, &extents).doing(|| format!("verifying {}", path.display()))?;
     let comparison = compare(&*opened.source, &path, index, (&extents, &leaves), arguments, terminal)?;
-    Ok(Checked { damage: damage(&comparison, &record.regions, &[]), path, comparison, changes: Vec::new() })
+    let damage = damage(&comparison, &record.regions, &[]);
+    Ok(Checked { damage, path, comparison, changes: Vec::new(), conversions: record.conversions.clone() })
 }
 
 fn check_disk(
@@ -148,7 +157,11 @@ fn check_disk(
     let (extents, leaves, changes) = match found {
         Some(found) => {
             let (restored, extents, leaves) = RestoreRecord::read(found)?;
-            if restored.image_root.as_ref().is_some_and(|root| *root != record.root) {
+            // The image may have been changed since it was restored.
+            let known = |root: &String| {
+                *root == record.root || record.conversions.iter().any(|change| change.root_before == *root)
+            };
+            if restored.image_root.as_ref().is_some_and(|root| !known(root)) {
                 return Err(Error::new(ErrorKind::Mismatch, "reading the record")
                     .path(found)
                     .because("it is of the restore of another image"));
@@ -166,7 +179,7 @@ fn check_disk(
     };
     let comparison = compare(&disk, path, 0, (&extents, &leaves), arguments, terminal)?;
     let damage = damage(&comparison, &record.regions, &changes);
-    Ok(Checked { path: path.to_owned(), comparison, damage, changes })
+    Ok(Checked { path: path.to_owned(), comparison, damage, changes, conversions: Vec::new() })
 }
 
 fn compare(
@@ -234,6 +247,16 @@ fn print(checked: &[Checked], terminal: &Terminal) -> Result<()> {
                 plain(&change.what)
             ))?;
         }
+        for conversion in &disk.conversions {
+            let bytes: u64 = conversion.changed.iter().map(|(start, end)| end.saturating_sub(*start)).sum();
+            terminal.print(&format!(
+                "  {} in {} ranges changed since the capture: {}, {}",
+                show_size(bytes),
+                conversion.changed.len(),
+                plain(&conversion.what),
+                plain(&conversion.time),
+            ))?;
+        }
         for (range, names) in &disk.damage {
             terminal.print(&format!(
                 "  {:#x} to {:#x}: damaged: {}",
@@ -261,5 +284,6 @@ fn document(disk: &Checked) -> Value {
         "compared_bytes": disk.comparison.read_bytes,
         "damage": damage,
         "changed_by_restore": disk.changes,
+        "conversions": disk.conversions,
     })
 }

@@ -6,7 +6,7 @@
 //!   disk image:    formats::open
 //! ```
 //!
-//! Nothing here opens anything for writing.
+//! Nothing here opens anything for writing, but for an image whose change was decided and interrupted: it is completed first.
 
 mod device;
 mod read_ahead;
@@ -16,7 +16,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use unmoor_images::formats::{self, Format};
-use unmoor_images::{BlockSource, Error, ErrorKind, Extent, Monitor, RangeSet, Result, ResultExt};
+use unmoor_images::{BlockSource, Error, ErrorKind, Extent, Monitor, RangeSet, Result, ResultExt, overlay};
 
 pub use device::Device;
 pub use read_ahead::ReadAhead;
@@ -82,6 +82,7 @@ impl<'a> Disk<'a> {
                 .path(path)
                 .because("it is neither a block device nor a disk image"));
         }
+        overlay::finish_interrupted(path, monitor)?;
         let open = formats::OpenOptions { allow_backing: options.allow_backing, format: options.format };
         let opened = formats::open(path, &open)?;
         Ok(Self {

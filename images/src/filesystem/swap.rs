@@ -108,6 +108,41 @@ pub fn discarded_hibernation(source: &dyn BlockSource) -> Result<Option<(u64, [u
     }
 }
 
+/// The header page of the swap at byte 0 of `source` for an area of `len` bytes that begins at the same place: same UUID,
+/// label and page size.
+///
+/// # Errors
+///
+/// `Refused` for swap that a system is suspended onto, that has bad pages, that is of the first version, or that would have
+/// fewer than ten pages (mkswap's limit).
+pub fn resized(source: &dyn BlockSource, len: u64) -> Result<Vec<u8>> {
+    let refused = |because: &'static str| Error::refused("making swap of another size", because);
+    let page_size = match find(source)? {
+        Some((page_size, Found::Plain { version1: true })) => page_size,
+        Some((_, Found::Hibernated(_))) => {
+            return Err(refused("a system is suspended onto it: start it and shut it down first"));
+        }
+        Some(_) => return Err(refused("it is of a kind that mkswap no longer makes")),
+        None => return Err(refused("there is no swap")),
+    };
+    let mut raw = read_vec(source, 0, page_size)?;
+    let header = Bytes::new(&raw, "swap header");
+    let is_little = header.u32_le(1024)? == 1;
+    if header.u32_le(1032)? != 0 {
+        return Err(refused("it has bad pages: make it anew with mkswap"));
+    }
+    let pages = u32::try_from(len / page_size as u64).unwrap_or(u32::MAX);
+    if pages < 10 {
+        return Err(refused("too few pages would be left"));
+    }
+    let last = pages - 1;
+    let field = if is_little { last.to_le_bytes() } else { last.to_be_bytes() };
+    if let Some(place) = raw.get_mut(1028..1032) {
+        place.copy_from_slice(&field);
+    }
+    Ok(raw)
+}
+
 fn find(source: &dyn BlockSource) -> Result<Option<(usize, Found)>> {
     for page_size in PAGE_SIZES {
         if source.size() < page_size as u64 {
@@ -186,6 +221,26 @@ mod tests {
                 assert_eq!(discarded_hibernation(&disk).unwrap(), None);
             }
         }
+    }
+
+    #[test]
+    fn swap_of_another_size_is_what_mkswap_would_have_made() {
+        let (file, disk) = mkswap(&["-L", "smaller", "-U", "0ad62e5a-8d35-4b4b-a1d3-8b1c6e0f6c9f"]);
+        let header = resized(&disk, 3 << 20).unwrap();
+        file.as_file().set_len(3 << 20).unwrap();
+        run(
+            "mkswap",
+            &["-L", "smaller", "-U", "0ad62e5a-8d35-4b4b-a1d3-8b1c6e0f6c9f", file.path().to_str().unwrap()],
+        );
+        assert!(fs::read(file.path()).unwrap()[..4096] == header);
+        assert!(resized(&disk, 9 * 4096).unwrap_err().chain().contains("too few pages"));
+
+        let mut suspended = disk;
+        suspended.0[4086..4096].copy_from_slice(b"S1SUSPEND\0");
+        assert_eq!(resized(&suspended, 3 << 20).unwrap_err().kind(), crate::ErrorKind::Refused);
+        suspended.0[4086..4096].copy_from_slice(b"SWAPSPACE2");
+        suspended.0[1032] = 1;
+        assert_eq!(resized(&suspended, 3 << 20).unwrap_err().kind(), crate::ErrorKind::Refused);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod aligned;
 mod conformance;
 mod detect;
 mod file;
+mod patch;
 pub mod qcow2;
 pub mod raw;
 
@@ -16,6 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use aligned::{ALIGNMENT, AlignedBuffer};
+pub use patch::Patcher;
 
 use crate::{BlockSink, BlockSource, Result};
 

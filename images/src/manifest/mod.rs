@@ -23,7 +23,7 @@ use crate::merkle::{Hash, Leaves};
 use crate::partition::PartitionTable;
 use crate::{BlockSource, Error, ErrorKind, ExtentMap, Result, ResultExt, State};
 
-pub use machine::{DiskFacts, Firmware, MachineFacts, NicFacts, PciFacts};
+pub use machine::{BusFacts, DiskFacts, Firmware, MachineFacts, NicFacts, PciFacts};
 pub use map::{decode as decode_map, read_map, write_map};
 
 /// The version of [`Manifest`] that this crate writes. Readers refuse a larger one.
@@ -97,6 +97,24 @@ pub struct DiskRecord {
     pub map: MapRecord,
     /// Byte ranges (start, end) that could not be read and are zeros in the image.
     pub unreadable: Vec<(u64, u64)>,
+    /// What was changed in the image since the capture, oldest first. All else here is as it is now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conversions: Vec<Conversion>,
+}
+
+/// A change of an image, such as fitting its guest to other hardware.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Conversion {
+    /// When: RFC 3339, UTC.
+    pub time: String,
+    /// Program and version.
+    pub tool: String,
+    /// For people: "fitted to kvm".
+    pub what: String,
+    /// Root of the Merkle tree before it.
+    pub root_before: String,
+    /// Byte ranges (start, end) that it changed, in whole leaves.
+    pub changed: Vec<(u64, u64)>,
 }
 
 /// Names a map file by its content.

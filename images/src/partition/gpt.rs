@@ -2,7 +2,7 @@
 //! The GUID partition table (UEFI 2.10, section 5.3): a header and an array of entries, twice.
 
 use super::{Partition, PartitionTable, Role, TableKind, Warnings, finish_partitions};
-use crate::parse::{Bytes, read_vec, uuid_text};
+use crate::parse::{Bytes, guid_bytes, read_vec, uuid_text};
 use crate::{BlockSource, Error, Result, ResultExt};
 
 /// 21686148-6449-6E6F-744E-656564454649 as it stands on disk.
@@ -175,12 +175,7 @@ pub(super) fn header_checksum(header: &[u8]) -> u32 {
 
 /// A GUID as text: the first three fields are little-endian (UEFI 2.10, appendix A).
 pub(super) fn guid_text(raw: &[u8; 16]) -> String {
-    let [a, b, c, d, e, f, g, h, rest @ ..] = *raw;
-    let mut ordered = [d, c, b, a, f, e, h, g, 0, 0, 0, 0, 0, 0, 0, 0];
-    if let Some(tail) = ordered.last_chunk_mut::<8>() {
-        *tail = rest;
-    }
-    uuid_text(&ordered)
+    uuid_text(&guid_bytes(raw))
 }
 
 /// The table of a disk, in as many valid copies as there are.

@@ -185,8 +185,12 @@ impl Mbr {
         Bytes::new(&self.raw, "MBR").u32_le(440).ok().filter(|&id| id != 0)
     }
 
-    pub(super) fn table(mut self, size: u64) -> PartitionTable {
-        let mut warnings = std::mem::take(&mut self.warnings);
+    /// The partitions, in order of number.
+    pub(super) fn partitions(&self, size: u64) -> Vec<Partition> {
+        self.list(size, &mut Warnings::default())
+    }
+
+    fn list(&self, size: u64, warnings: &mut Warnings) -> Vec<Partition> {
         let disk_id = self.disk_id();
         let mut partitions = Vec::new();
         let primaries = (1u32..).zip(&self.entries).filter(|(_, entry)| entry.count != 0);
@@ -221,6 +225,13 @@ impl Mbr {
                 bootable: entry.flag == 0x80,
             });
         }
+        partitions
+    }
+
+    pub(super) fn table(mut self, size: u64) -> PartitionTable {
+        let mut warnings = std::mem::take(&mut self.warnings);
+        let disk_id = self.disk_id();
+        let mut partitions = self.list(size, &mut warnings);
         self.check_containers(&mut warnings);
         finish_partitions(&mut partitions, &mut warnings);
         let mut metadata = vec![(0, self.sector.min(size))];

@@ -1,26 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A FAT volume made anew for sectors of another size: same files, names, times, label and serial number.
 //!
-//! ```text
-//!   old volume --tree::read--> directories (raw entries), files (runs of bytes)
-//!                                     |
-//!   length, sector size --geometry----+--write--> patches: boot sectors, FATs, directories
-//!                                             +-> pieces:  content of files, from the image
-//! ```
-//!
 //! The content of files is never held in memory: it is moved by pieces like a partition's. A volume cannot stay as it
 //! is, since neither Linux nor firmware takes one with sectors smaller than the disk's.
 
-mod geometry;
 #[cfg(test)]
 mod tests;
-mod tree;
-mod write;
 
 use std::ops::Range;
 
 use unmoor_images::adapt::Window;
-use unmoor_images::filesystem::fat::Boot;
+use unmoor_images::filesystem::fat::{Boot, Volume};
 use unmoor_images::{BlockSource, Result};
 
 use crate::view::{Patch, Piece};
@@ -53,14 +43,28 @@ pub(crate) fn remake(
     new: Range<u64>,
     sector_size: u32,
 ) -> Result<Option<Remade>> {
-    let volume = Window::new(image, old.start, old.end.saturating_sub(old.start))?;
-    let Some(boot) = Boot::read(&volume)? else { return Ok(None) };
-    if boot.sector_size == sector_size {
-        return Ok(None);
+    let source = Window::new(image, old.start, old.end.saturating_sub(old.start))?;
+    match Boot::read(&source)? {
+        Some(boot) if boot.sector_size != sector_size => {}
+        _ => return Ok(None),
     }
-    let tree = tree::read(&volume, &boot)?;
-    let geometry = geometry::Geometry::new(&boot, new.end.saturating_sub(new.start), sector_size)?;
-    let zeros = new.start..new.start.saturating_add(geometry.data());
-    let (patches, pieces) = write::write(&volume, &boot, &tree, &geometry, old.start, new.start)?;
-    Ok(Some(Remade { old, new, pieces, patches, zeros }))
+    let Some(volume) = Volume::read(&source)? else { return Ok(None) };
+    let made = volume.make(new.end.saturating_sub(new.start), sector_size, new.start)?;
+    let patches = made.patches.into_iter().map(|(at, bytes, what)| Patch {
+        offset: new.start + at,
+        bytes,
+        what: format!("FAT volume's {what}"),
+    });
+    let pieces = made.moves.iter().map(|part| Piece {
+        to: new.start + part.to,
+        from: old.start + part.from,
+        len: part.len,
+    });
+    Ok(Some(Remade {
+        pieces: pieces.collect(),
+        patches: patches.collect(),
+        zeros: new.start..new.start.saturating_add(made.structures),
+        old,
+        new,
+    }))
 }

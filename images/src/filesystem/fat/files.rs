@@ -129,7 +129,7 @@ impl Volume for Files<'_> {
 }
 
 /// "NAME.EXT"; lower case where Windows NT says so (bits 3 and 4 of byte 12).
-fn short_name(entry: &Bytes<'_>) -> Result<String> {
+pub(super) fn short_name(entry: &Bytes<'_>) -> Result<String> {
     let case = entry.u8(12)?;
     let part = |at: usize, len: usize, lower: bool| -> Result<String> {
         let text = String::from_utf8_lossy(entry.slice(at, len)?).trim_end_matches(' ').to_owned();
@@ -140,7 +140,7 @@ fn short_name(entry: &Bytes<'_>) -> Result<String> {
 }
 
 /// The parts stand in reverse order, each with 13 UTF-16 units; 0 ends the name.
-fn long_name(parts: &[&[u8]]) -> String {
+pub(super) fn long_name(parts: &[&[u8]]) -> String {
     let units = parts.iter().rev().flat_map(|part| {
         [1..11, 14..26, 28..32].into_iter().flat_map(|range| part.get(range).unwrap_or(&[]).chunks_exact(2))
     });

@@ -10,9 +10,11 @@ pub(super) mod oracle;
 mod table;
 #[cfg(test)]
 mod tests;
+mod volume;
 
 pub use boot::Boot;
 pub use table::{end_mark, entry};
+pub use volume::{Made, Move, Stamp, Volume};
 
 use super::{Condition, FilesystemFacts, FilesystemKind, Used};
 use crate::parse::{Bytes, read_vec};

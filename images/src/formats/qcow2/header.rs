@@ -29,6 +29,15 @@ pub(super) struct Header {
     pub(super) l1_offset: u64,
     /// L1 entries that the disk's size needs; the table has at least as many.
     pub(super) l1_entries: u64,
+    /// L1 entries that the table has.
+    pub(super) l1_len: u64,
+    pub(super) refcounts: RefcountTable,
+    /// Internal snapshots and where their table begins.
+    pub(super) snapshots: (u32, u64),
+    /// It was not closed cleanly: refcounts may be wrong.
+    pub(super) dirty: bool,
+    /// It has persistent dirty bitmaps.
+    pub(super) bitmaps: bool,
     pub(super) codec: Codec,
     pub(super) extended_l2: bool,
     /// Backing file name as it stands.
@@ -41,9 +50,18 @@ pub(super) struct Header {
     pub(super) warnings: Vec<String>,
 }
 
+/// Where the refcounts are, as the header has it; checked by those who use it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RefcountTable {
+    pub(super) offset: u64,
+    pub(super) clusters: u64,
+    /// A refcount has `1 << order` bits.
+    pub(super) order: u32,
+}
+
 /// Bits of the incompatible features field (specification, "Header", bytes 72-79).
-mod incompatible {
-    pub(super) const DIRTY: u64 = 1;
+pub(super) mod incompatible {
+    pub(in crate::formats::qcow2) const DIRTY: u64 = 1;
     pub(super) const CORRUPT: u64 = 1 << 1;
     pub(super) const EXTERNAL_DATA: u64 = 1 << 2;
     pub(super) const COMPRESSION_TYPE: u64 = 1 << 3;
@@ -108,6 +126,15 @@ impl Header {
             size: bytes.u64_be(24)?,
             l1_offset: bytes.u64_be(40)?,
             l1_entries: 0,
+            l1_len: u64::from(bytes.u32_be(36)?),
+            refcounts: RefcountTable {
+                offset: bytes.u64_be(48)?,
+                clusters: u64::from(bytes.u32_be(56)?),
+                order: if version == 2 { 4 } else { bytes.u32_be(96)? },
+            },
+            snapshots: (bytes.u32_be(60)?, bytes.u64_be(64)?),
+            dirty: features & incompatible::DIRTY != 0,
+            bitmaps: false,
             codec: Codec::Zlib,
             extended_l2: features & incompatible::EXTENDED_L2 != 0,
             backing: None,
@@ -139,10 +166,10 @@ impl Header {
             (true, _) => return Err(malformed("a compression type bit without a type").at(104)),
             (false, _) => Codec::Zlib,
         };
-        if bytes.u32_be(60)? != 0 {
+        if header.snapshots.0 != 0 {
             header.warnings.push("internal snapshots are ignored; the current state is read".into());
         }
-        header.check_l1(u64::from(bytes.u32_be(36)?), file_len)?;
+        header.check_l1(header.l1_len, file_len)?;
         Ok(header)
     }
 
@@ -207,7 +234,10 @@ impl Header {
             match kind {
                 extension::BACKING_FORMAT => self.backing_format = Some(c_text(data)),
                 extension::DATA_FILE => self.data_file = Some(c_text(data)),
-                extension::BITMAPS => self.warnings.push("dirty bitmaps are ignored".into()),
+                extension::BITMAPS => {
+                    self.bitmaps = true;
+                    self.warnings.push("dirty bitmaps are ignored".into());
+                }
                 extension::FEATURE_NAMES => {
                     for name in data.chunks_exact(FEATURE_NAME) {
                         if let [0, bit, text @ ..] = name {

@@ -9,6 +9,7 @@
 //!
 //! Reading: `header` (and what it refuses), `open` (backing chain), `table` (L1, L2, their cache), `codec`, `source`.
 //! Writing: `sink` (what a call does), `encode` (clusters to bytes), `alloc` (bytes to places in the file), `auto` (level).
+//! Changing: `patch` (an existing image in place), `overlay` (a layer over an image, for QEMU to write to).
 
 mod alloc;
 mod auto;
@@ -16,6 +17,8 @@ mod codec;
 mod encode;
 mod header;
 mod open;
+mod overlay;
+mod patch;
 mod sink;
 mod source;
 mod table;
@@ -23,6 +26,8 @@ mod table;
 mod tests;
 
 pub use open::open;
+pub use overlay::{Overlay, OverlayWriter};
+pub(super) use patch::Qcow2Patcher;
 pub use sink::Qcow2Sink;
 pub use source::Qcow2Source;
 

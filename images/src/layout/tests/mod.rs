@@ -2,6 +2,7 @@
 //! The analysis held against disks made by hand, by real tools, and by a real kernel with device-mapper and md.
 
 mod disks;
+mod grown;
 mod hostile;
 mod kernel;
 mod old_content;

@@ -6,14 +6,19 @@
 //!   Options ---------+                                                             read() of the writes --> partitions
 //! ```
 //!
+//! [`to_gpt`] adds partitions, and makes a GPT of an MBR for that.
+//!
 //! Nothing is written here. The bytes of the source are patched, not made anew: boot code, disk signature, GUIDs,
 //! attributes, numbers, unused entries and reserved bytes stay, and a plan without change equals the source.
 
+mod extend;
 mod gpt;
 mod mbr;
 mod place;
 
 use std::ops::Range;
+
+pub use extend::{BIOS_BOOT, ESP, Extension, NewPartition, gpt_ends, to_gpt};
 
 use super::{Partition, TableKind, detect};
 use crate::source::check_range;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Held against sgdisk, sfdisk, parted, partx (packages gdisk, fdisk, parted, util-linux) and the crates gptman and mbrman.
 
+mod extend;
 mod gpt;
 mod hostile;
 mod mbr;

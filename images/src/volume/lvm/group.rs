@@ -49,6 +49,8 @@ pub struct Member {
 pub struct LogicalVolume {
     /// Its name.
     pub name: String,
+    /// Its UUID, as `lvs -o uuid` prints it.
+    pub id: String,
     /// Not a hidden part of another one.
     pub visible: bool,
     /// Its length in bytes.
@@ -158,6 +160,7 @@ impl VolumeGroup {
     ) -> Result<LogicalVolume> {
         let mut volume = LogicalVolume {
             name: name.to_owned(),
+            id: self::name(section.text("id")?)?.to_owned(),
             visible: section.words("status").any(|word| word == "VISIBLE"),
             len: 0,
             segments: Vec::new(),

@@ -2,10 +2,12 @@
 //! LVM2: labels, metadata areas and the text in them.
 
 mod group;
+mod grow;
 mod pv;
 mod text;
 
 pub use group::{LogicalVolume, Member, Stripes, VolumeGroup};
+pub use grow::{Growth, grow};
 pub use pv::{PhysicalVolume, probe};
 
 #[cfg(test)]

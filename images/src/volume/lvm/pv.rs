@@ -27,6 +27,10 @@ pub struct PhysicalVolume {
     pub data: Vec<Range<u64>>,
     /// The newest group metadata that the volume carries.
     pub group: Option<VolumeGroup>,
+    /// Its metadata areas (first byte, length), whatever is in them.
+    pub metadata: Vec<(u64, u64)>,
+    /// First byte of the sector with its label.
+    pub label: u64,
     /// Metadata areas that could be read, in use or empty; areas marked as ignored are not counted.
     pub areas_read: usize,
     /// Why its metadata is not to be trusted.
@@ -34,13 +38,13 @@ pub struct PhysicalVolume {
 }
 
 /// LVM counts its own structures in sectors of 512 bytes on every disk.
-const SECTOR: usize = 512;
+pub(super) const SECTOR: usize = 512;
 /// The label may stand in any of the first four sectors.
 const LABEL_SECTORS: usize = 4;
 const LABEL_MAGIC: &[u8] = b"LABELONE";
 const LABEL_TYPE: &[u8] = b"LVM2 001";
 const AREA_MAGIC: &[u8] = b" LVM2 x[5A%r0N*>";
-const AREA_HEADER: u64 = 512;
+pub(super) const AREA_HEADER: u64 = 512;
 /// The seed of every CRC in LVM2's format (lvm2 `lib/misc/crc.h`).
 const CRC_SEED: u32 = 0xf597_a6cf;
 /// Set in a text's locator where the area is kept but not used.
@@ -111,11 +115,14 @@ fn header(source: &dyn BlockSource, label: Bytes<'_>, label_at: u64) -> Result<P
         own: Vec::new(),
         data: data.iter().map(|&(start, len)| start..start.saturating_add(len)).collect(),
         group: None,
+        metadata: Vec::new(),
+        label: label_at,
         areas_read: 0,
         doubt: None,
     };
     // The four sectors that may hold a label, so that none of another time is left beside it.
     pv.own.push(0..((LABEL_SECTORS * SECTOR) as u64).max(label_at + SECTOR as u64));
+    pv.metadata.clone_from(&metadata);
     for &(start, len) in metadata.iter().chain(&boot) {
         let end = start.checked_add(len).filter(|end| *end <= source.size()).ok_or_else(|| {
             Error::malformed("reading a PV header", "an area lies beyond the volume's end").at(start)
@@ -126,9 +133,9 @@ fn header(source: &dyn BlockSource, label: Bytes<'_>, label_at: u64) -> Result<P
         match area(source, start, len) {
             Ok(Area::Ignored) => {}
             Ok(Area::Empty) => pv.areas_read += 1,
-            Ok(Area::Text(text)) => {
+            Ok(Area::Text(stored)) => {
                 pv.areas_read += 1;
-                match VolumeGroup::parse(&text) {
+                match VolumeGroup::parse(&stored.text) {
                     Ok(group) => match &pv.group {
                         Some(have) if have.id == group.id && have.seqno >= group.seqno => {}
                         Some(have) if have.id != group.id => {
@@ -161,15 +168,24 @@ fn areas(label: &Bytes<'_>, at: &mut usize) -> Result<Vec<(u64, u64)>> {
     }
 }
 
-enum Area {
+pub(super) enum Area {
     /// Kept for later use; its content is old.
     Ignored,
     /// No group.
     Empty,
-    Text(String),
+    Text(Stored),
 }
 
-fn area(source: &dyn BlockSource, start: u64, len: u64) -> Result<Area> {
+/// A group's text, as it stands in an area.
+pub(super) struct Stored {
+    pub(super) text: String,
+    /// Where it begins, in bytes of the area; behind the area's end it goes on behind the header.
+    pub(super) offset: u64,
+    /// The area's header.
+    pub(super) header: Vec<u8>,
+}
+
+pub(super) fn area(source: &dyn BlockSource, start: u64, len: u64) -> Result<Area> {
     let raw = read_vec(source, start, AREA_HEADER as usize)?;
     let header = Bytes::new(&raw, "LVM metadata area header");
     let broken =
@@ -202,6 +218,6 @@ fn area(source: &dyn BlockSource, start: u64, len: u64) -> Result<Area> {
         return Err(Error::malformed("reading LVM metadata", "checksum mismatch").at(start + offset));
     }
     String::from_utf8(text)
-        .map(Area::Text)
+        .map(|text| Area::Text(Stored { text, offset, header: raw }))
         .map_err(|_| Error::malformed("reading LVM metadata", "it is not text").at(start + offset))
 }

@@ -39,6 +39,11 @@ impl<'a> Section<'a> {
         self.entries.iter().find(|(name, _)| *name == key).map(|(_, node)| node)
     }
 
+    /// The key as it stands in the text.
+    pub(super) fn key(&self, key: &str) -> Option<&'a str> {
+        self.entries.iter().find(|(name, _)| *name == key).map(|(name, _)| *name)
+    }
+
     pub(super) fn section(&self, key: &str) -> Option<&Section<'a>> {
         match self.find(key)? {
             Node::Section(section) => Some(section),

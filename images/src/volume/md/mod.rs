@@ -28,6 +28,8 @@ pub struct Member {
     pub name: Option<String>,
     /// RAID level; -1 is linear.
     pub level: i32,
+    /// How many members the array has when none is missing.
+    pub devices: u32,
     /// Which change of the array's state this member has seen.
     pub events: u64,
     /// The array's content, where the member holds all of it in order.

@@ -61,6 +61,7 @@ pub(super) fn read(source: &dyn BlockSource) -> Result<Option<Member>> {
         array_uuid: format!("{:08x}:{:08x}:{:08x}:{:08x}", word(5)?, word(13)?, word(14)?, word(15)?),
         name: None,
         level,
+        devices: word(10)?,
         events: u64::from(word(39)?) | u64::from(word(40)?) << 32,
         content: 0..len,
         own: std::iter::once(at..source.size()).collect(),

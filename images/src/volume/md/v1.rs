@@ -127,6 +127,7 @@ pub(super) fn read(source: &dyn BlockSource, place: Place) -> Result<Option<Memb
         array_uuid: hex.join(":"),
         name: (!name.is_empty()).then_some(name),
         level,
+        devices: block.u32_le(92)?,
         events: block.u64_le(200)?,
         content,
         own,

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Held against efibootmgr, which reads the same files (`EFIVARFS_PATH`), and against its own way of writing them.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::*;
+
+fn debian() -> Entry {
+    Entry {
+        description: "debian".to_owned(),
+        partition: 1,
+        start: 2048,
+        sectors: 1_048_576,
+        signature: Signature::Gpt(*b"\x0a\xd6\x2e\x5a\x8d\x35\x4b\x4b\xa1\xd3\x8b\x1c\x6e\x0f\x6c\x9f"),
+        path: "\\EFI\\debian\\shimx64.efi".to_owned(),
+    }
+}
+
+fn efibootmgr(variables: &Path, arguments: &[&str]) -> String {
+    let output = Command::new("efibootmgr")
+        .args(arguments)
+        // It puts names behind the path as it is.
+        .env("EFIVARFS_PATH", format!("{}/", variables.display()))
+        .output()
+        .unwrap_or_else(|error| panic!("efibootmgr is needed (Debian package efibootmgr): {error}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+#[test]
+fn efibootmgr_reads_what_is_written_and_the_order_has_it_in_front() {
+    let variables = tempfile::tempdir().unwrap();
+    let network = Entry { description: "PXE".to_owned(), path: "\\pxe.efi".to_owned(), ..debian() };
+    assert_eq!(write(variables.path(), &network, Place::First).unwrap(), 0);
+    assert_eq!(write(variables.path(), &debian(), Place::First).unwrap(), 1);
+    let text = efibootmgr(variables.path(), &["-v"]);
+    assert!(text.contains("BootOrder: 0001,0000"), "{text}");
+    assert!(
+        text.contains(
+            "Boot0001* debian\tHD(1,GPT,0ad62e5a-8d35-4b4b-a1d3-8b1c6e0f6c9f,0x800,0x100000)/File(\\EFI\\debian\\shimx64.efi)"
+        ),
+        "{text}"
+    );
+    // A second time changes nothing.
+    let before: Vec<_> =
+        fs::read_dir(variables.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(write(variables.path(), &debian(), Place::First).unwrap(), 1);
+    assert_eq!(fs::read_dir(variables.path()).unwrap().count(), before.len());
+
+    // Behind the entry that the machine was started by.
+    fs::write(variables.path().join(format!("BootCurrent-{GLOBAL}")), variable(&[0, 0])).unwrap();
+    write(variables.path(), &debian(), Place::BehindCurrent).unwrap();
+    let text = efibootmgr(variables.path(), &[]);
+    assert!(text.contains("BootOrder: 0000,0001"), "{text}");
+
+    let mbr = Entry { signature: Signature::Mbr(0x1234_abcd), ..debian() };
+    assert_eq!(write(variables.path(), &mbr, Place::First).unwrap(), 2);
+    let text = efibootmgr(variables.path(), &["-v"]);
+    assert!(text.contains("Boot0002* debian\tHD(1,MBR,0x1234abcd,0x800,0x100000)"), "{text}");
+}
+
+#[test]
+fn a_locked_variable_is_unlocked_and_locked_again() {
+    let variables = tempfile::tempdir().unwrap();
+    let order = variables.path().join(format!("BootOrder-{GLOBAL}"));
+    fs::write(&order, variable(&[7, 0])).unwrap();
+    let chattr = |flag: &str| {
+        Command::new("chattr")
+            .arg(flag)
+            .arg(&order)
+            .status()
+            .unwrap_or_else(|error| panic!("chattr (e2fsprogs): {error}"))
+    };
+    assert!(
+        chattr("+i").success(),
+        "the tests' temporary files must be on a filesystem with flags, and the tests run as root"
+    );
+    assert!(fs::write(&order, "x").is_err());
+    write(variables.path(), &debian(), Place::First).unwrap();
+    assert!(fs::write(&order, "x").is_err(), "it is locked again");
+    assert_eq!(fs::read(&order).unwrap(), variable(&[0, 0, 7, 0]));
+    assert!(chattr("-i").success());
+}
+
+#[test]
+fn names_that_are_no_entries_and_broken_variables_are_left_alone() {
+    let variables = tempfile::tempdir().unwrap();
+    for name in ["BootFFFG", "Boot00001", "BootNext", "Boot", "Bootüöä"] {
+        fs::write(variables.path().join(format!("{name}-{GLOBAL}")), [1]).unwrap();
+    }
+    fs::write(variables.path().join(format!("Boot0000-{GLOBAL}")), [1]).unwrap();
+    assert_eq!(write(variables.path(), &debian(), Place::First).unwrap(), 1);
+    fs::write(variables.path().join(format!("BootOrder-{GLOBAL}")), [7, 0, 0, 0, 1]).unwrap();
+    assert!(write(variables.path(), &debian(), Place::First).is_err());
+}

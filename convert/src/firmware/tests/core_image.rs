@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Core images, held against those of grub-mkimage and grub-bios-setup for the same files.
+
+use std::fs;
+
+use liblzma::stream::{Action, Filters, LzmaOptions, Stream};
+
+use super::{installed, run, text};
+use crate::firmware::grub::core_image::{Wanted, build};
+
+fn file(name: &str) -> Option<Vec<u8>> {
+    fs::read(format!("/usr/lib/grub/i386-pc/{name}")).ok()
+}
+
+/// What a core image unpacks to.
+fn unpacked(core: &[u8]) -> Vec<u8> {
+    let decompressor = installed("grub-pc-bin", "/usr/lib/grub/i386-pc/lzma_decompress.img").len();
+    let field = |at: usize| u32::from_le_bytes(core[512 + at..512 + at + 4].try_into().unwrap()) as usize;
+    let mut options = LzmaOptions::new_preset(6).unwrap();
+    options.dict_size(1 << 16).literal_context_bits(3).literal_position_bits(0).position_bits(2);
+    let mut filters = Filters::new();
+    filters.lzma1(&options);
+    let packed = &core[512 + decompressor..][..field(8)];
+    // GRUB's own compressor writes no end: the length says where it is.
+    let mut out = Vec::with_capacity(field(12));
+    Stream::new_raw_decoder(&filters).unwrap().process_vec(packed, &mut out, Action::Run).unwrap();
+    assert_eq!(out.len(), field(12));
+    out
+}
+
+#[test]
+fn a_core_image_unpacks_to_what_grub_mkimage_packs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, out) = (dir.path().join("load.cfg"), dir.path().join("core.img"));
+    let commands =
+        "search.fs_uuid 0ad62e5a-8d35-4b4b-a1d3-8b1c6e0f6c9f root\nset prefix=($root)'/boot/grub'\n";
+    fs::write(&config, commands).unwrap();
+    for modules in
+        [&["biosdisk"][..], &["biosdisk", "part_gpt", "ext2", "normal", "lvm", "luks2", "search", "linux"]]
+    {
+        let arguments = [
+            "-O",
+            "i386-pc",
+            "-d",
+            "/usr/lib/grub/i386-pc",
+            "-p",
+            "/boot/grub",
+            "-c",
+            text(&config),
+            "-o",
+            text(&out),
+        ];
+        run("grub-common", "grub-mkimage", &[&arguments, modules].concat());
+        let theirs = fs::read(&out).unwrap();
+        let wanted = Wanted { modules, prefix: "/boot/grub", config: commands, first_sector: 34 };
+        let ours = build(&file, &wanted).unwrap().core;
+        assert!(unpacked(&ours) == unpacked(&theirs), "{modules:?}");
+        // The decompressor but for the two sizes, and the sector that loads it but for places and lengths.
+        let decompressor = installed("grub-pc-bin", "/usr/lib/grub/i386-pc/lzma_decompress.img").len();
+        assert_eq!(ours[512 + 16..512 + decompressor], theirs[512 + 16..512 + decompressor]);
+        assert_eq!(ours[..500], theirs[..500]);
+        assert_eq!(ours[500..508], 35u64.to_le_bytes());
+        assert_eq!(ours[508..510], (((ours.len() / 512) - 1) as u16).to_le_bytes());
+        assert_eq!(ours[510..512], theirs[510..512]);
+        assert!(ours.len().is_multiple_of(512));
+    }
+}
+
+#[test]
+fn boot_code_is_what_grub_bios_setup_installs() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk");
+    fs::File::create(&disk).unwrap().set_len(64 << 20).unwrap();
+    run("gdisk", "sgdisk", &["-a1", "-n1:34:2047", "-t1:ef02", "-n2:2048:0", text(&disk)]);
+    let folder = dir.path().join("grub");
+    fs::create_dir(&folder).unwrap();
+    run(
+        "grub-common",
+        "grub-mkimage",
+        &[
+            "-O",
+            "i386-pc",
+            "-d",
+            "/usr/lib/grub/i386-pc",
+            "-p",
+            "/boot/grub",
+            "-o",
+            text(&folder.join("core.img")),
+            "biosdisk",
+        ],
+    );
+    fs::write(folder.join("boot.img"), file("boot.img").unwrap()).unwrap();
+    let map = dir.path().join("device.map");
+    fs::write(&map, format!("(hd0) {}\n", text(&disk))).unwrap();
+    let setup = ["--no-rs-codes", "-d", text(&folder), "-m", text(&map), text(&disk)];
+    run("grub-pc-bin", "/usr/lib/grub/i386-pc/grub-bios-setup", &setup);
+    let written = fs::read(&disk).unwrap();
+    let theirs = fs::read(folder.join("core.img")).unwrap();
+
+    let wanted = Wanted { modules: &["biosdisk"], prefix: "/boot/grub", config: "", first_sector: 34 };
+    let ours = build(&file, &wanted).unwrap();
+    assert_eq!(ours.boot_code, written[..440]);
+    // Its list of sectors, for the length of its own core image.
+    let first = &written[34 * 512..35 * 512];
+    assert_eq!(first[..508], ours.core[..508]);
+    assert_eq!(u16::from_le_bytes([first[508], first[509]]) as usize, theirs.len().div_ceil(512) - 1);
+    assert_eq!(first[510..], ours.core[510..512]);
+    assert_eq!(&written[35 * 512..][16..2800], &ours.core[512..][16..2800]);
+}
+
+#[test]
+fn missing_damaged_and_too_many_files_are_errors() {
+    let wanted = Wanted { modules: &["biosdisk"], prefix: "/boot/grub", config: "", first_sector: 34 };
+    let without = |missing: &'static str| move |name: &str| file(name).filter(|_| name != missing);
+    for name in
+        ["kernel.img", "moddep.lst", "biosdisk.mod", "lzma_decompress.img", "diskboot.img", "boot.img"]
+    {
+        let error = build(&without(name), &wanted).unwrap_err();
+        assert!(error.chain().contains(&format!("grub/i386-pc/{name} is missing")), "{}", error.chain());
+        let short =
+            |wanted: &str| file(wanted).map(|bytes| if wanted == name { bytes[..3].to_vec() } else { bytes });
+        let is_list_or_module = matches!(name, "moddep.lst" | "biosdisk.mod");
+        assert!(build(&short, &wanted).is_err() || is_list_or_module, "{name}");
+    }
+    let all: Vec<String> = fs::read_dir("/usr/lib/grub/i386-pc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_suffix(".mod").map(str::to_owned))
+        .collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let error = build(&file, &Wanted { modules: &all, ..wanted }).unwrap_err();
+    assert!(error.chain().contains("a BIOS can load"), "{}", error.chain());
+}

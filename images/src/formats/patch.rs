@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Changing an existing image in place, whatever its format.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::{Format, file, qcow2};
+use crate::source::check_range;
+use crate::{Error, Result, ResultExt};
+
+/// An image opened for changing. What is written is part of it after [`finish`](Self::finish), and may be before.
+#[must_use = "what is written is complete only when it is finished"]
+pub struct Patcher(Kind);
+
+enum Kind {
+    Raw { file: File, size: u64 },
+    Qcow2(Box<qcow2::Qcow2Patcher>),
+}
+
+impl Patcher {
+    /// Opens the image at `path`. `repair` is for an image whose last patching was interrupted.
+    ///
+    /// # Errors
+    ///
+    /// `Refused` for a qcow2 that cannot be changed here: subclusters, backing and data files, dirty bitmaps.
+    pub fn open(path: &Path, format: Format, repair: bool) -> Result<Self> {
+        Ok(Self(match format {
+            Format::Raw => {
+                let opening = || format!("opening {}", path.display());
+                let file = OpenOptions::new().read(true).write(true).open(path).doing(opening)?;
+                let size = file::len(&file)?;
+                Kind::Raw { file, size }
+            }
+            Format::Qcow2 => Kind::Qcow2(Box::new(qcow2::Qcow2Patcher::open(path, repair)?)),
+        }))
+    }
+
+    /// Size of the disk in bytes.
+    pub fn size(&self) -> u64 {
+        match &self.0 {
+            Kind::Raw { size, .. } => *size,
+            Kind::Qcow2(image) => image.size(),
+        }
+    }
+
+    /// Writes `bytes` at `offset` of the disk.
+    pub fn write_at(&mut self, bytes: &[u8], offset: u64) -> Result<()> {
+        match &mut self.0 {
+            Kind::Raw { file, size } => {
+                check_range(*size, offset, bytes.len()).doing(|| "changing an image")?;
+                let written = file.write_all_at(bytes, offset);
+                written.map_err(|error| Error::io("writing the image", error).at(offset))
+            }
+            Kind::Qcow2(image) => image.write_at(bytes, offset),
+        }
+    }
+
+    /// Completes what was written, and flushes it to stable storage.
+    pub fn finish(self) -> Result<()> {
+        match self.0 {
+            Kind::Raw { file, .. } => file.sync_all().doing(|| "flushing the image to stable storage"),
+            Kind::Qcow2(image) => image.finish(),
+        }
+    }
+}

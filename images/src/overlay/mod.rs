@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Changing images as a whole or not at all: a layer over each takes the writes, and is then copied into it.
+//!
+//! ```text
+//!   IMAGE.overlay   qcow2 over IMAGE, made by `create`; QEMU or whoever changes the disk writes to it
+//!   IMAGE.map.next  the image's map as it will be
+//!   IMAGE.commit    the record: from when it is there the change is decided, and `finish_interrupted` carries it on
+//!
+//!   create -> (writes) -> commit: flush the overlay | changed ranges, map, manifest, regions as they will be | record |
+//!                                 ranges into the image | flush | map | manifest | record away | overlay away
+//! ```
+//!
+//! A machine of several disks has one record, beside its first image; the others have one that points to it. All images of
+//! a machine lie in one folder. Whoever opens an image calls [`finish_interrupted`] first.
+
+mod changes;
+mod commit;
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::formats::qcow2::Overlay;
+use crate::formats::{self, Format};
+use crate::{BlockSource, Error, Result, ResultExt};
+
+pub use changes::{Changed, changes};
+pub use commit::{Committed, commit, finish_interrupted};
+
+/// One image of a machine that is to change.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The image.
+    pub image: PathBuf,
+    /// Its format.
+    pub format: Format,
+}
+
+/// Why images are changed, for their manifest.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// RFC 3339, UTC.
+    pub time: String,
+    /// Program and version.
+    pub tool: String,
+    /// For people: "fitted to kvm".
+    pub what: String,
+}
+
+/// `web01.qcow2` -> `web01.qcow2.overlay`.
+pub fn path_for(image: &Path) -> PathBuf {
+    append(image, ".overlay")
+}
+
+fn append(path: &Path, more: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(more);
+    name.into()
+}
+
+/// Overlays of a machine's images; removed when dropped, unless they were committed.
+#[must_use = "overlays that are not kept are removed"]
+pub struct Overlays {
+    targets: Vec<Target>,
+    paths: Vec<PathBuf>,
+    /// Keeps changes of the images out.
+    _locks: Vec<Flock<File>>,
+}
+
+impl Overlays {
+    /// The images below.
+    pub fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+
+    /// Where the overlays are, in the images' order.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
+    /// The disks as they would be.
+    pub fn sources(&self) -> Result<Vec<Box<dyn BlockSource>>> {
+        let each = self.targets.iter().zip(&self.paths);
+        each.map(|(target, path)| Ok(Box::new(open(target, path)?.source) as _)).collect()
+    }
+}
+
+impl Drop for Overlays {
+    fn drop(&mut self) {
+        for (target, path) in self.targets.iter().zip(&self.paths) {
+            // While a record is there, the overlay is what it needs; after a commit it is gone.
+            if *path != path_for(&target.image) || !record::path_for(&target.image).exists() {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+}
+
+/// Lays an empty overlay over each image, to be committed. What a run that was ended had left there is removed.
+///
+/// # Errors
+///
+/// `Refused` where another run changes one of the images, or where one could not be changed in the end.
+pub fn create(targets: &[Target]) -> Result<Overlays> {
+    let folder = |target: &Target| target.image.parent().map(Path::to_owned);
+    if targets.windows(2).any(|pair| matches!(pair, [a, b] if folder(a) != folder(b))) {
+        return Err(Error::refused("changing images", "the images of one machine must lie in one folder"));
+    }
+    let mut locks = Vec::new();
+    for target in targets {
+        locks.push(lock(&target.image, FlockArg::LockExclusiveNonblock)?);
+        // Refuses what could not be committed before any work is done.
+        drop(formats::Patcher::open(&target.image, target.format, false)?);
+    }
+    let paths: Vec<PathBuf> = targets.iter().map(|target| path_for(&target.image)).collect();
+    for path in &paths {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("removing a stale overlay", error).path(path));
+            }
+            _ => {}
+        }
+    }
+    lay(Overlays { targets: targets.to_vec(), paths, _locks: locks })
+}
+
+/// Lays an empty overlay over each image in another folder: the images stay as they are.
+///
+/// # Errors
+///
+/// `Refused` where another run changes one of the images.
+pub fn create_apart(targets: &[Target], folder: &Path) -> Result<Overlays> {
+    let locks = targets.iter().map(|target| lock(&target.image, FlockArg::LockSharedNonblock));
+    let locks = locks.collect::<Result<_>>()?;
+    let paths = (0..targets.len()).map(|number| folder.join(format!("disk{number}.overlay"))).collect();
+    lay(Overlays { targets: targets.to_vec(), paths, _locks: locks })
+}
+
+fn lay(overlays: Overlays) -> Result<Overlays> {
+    for (target, path) in overlays.targets.iter().zip(&overlays.paths) {
+        Overlay::create(path, &target.image, target.format, base(target)?.size())?;
+    }
+    Ok(overlays)
+}
+
+fn lock(image: &Path, how: FlockArg) -> Result<Flock<File>> {
+    let file = File::open(image).map_err(|error| Error::io("opening", error).path(image))?;
+    Flock::lock(file, how).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => {
+            Error::refused("changing the image", "another unmoor is at work on it right now").path(image)
+        }
+        other => Error::io("locking", other.into()).path(image),
+    })
+}
+
+fn base(target: &Target) -> Result<Box<dyn BlockSource>> {
+    let options = formats::OpenOptions { allow_backing: false, format: Some(target.format) };
+    Ok(formats::open(&target.image, &options)?.source)
+}
+
+fn open(target: &Target, path: &Path) -> Result<Overlay> {
+    Overlay::open(path, &target.image, base(target)?)
+        .doing(|| format!("looking at the changes of {}", target.image.display()))
+}

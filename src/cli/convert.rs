@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `unmoor convert`.
+
+mod definitions;
+mod keys;
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+use unmoor_convert::plan::Plan;
+use unmoor_images::formats;
+use unmoor_images::manifest::Manifest;
+use unmoor_images::overlay::{self, About, Target};
+use unmoor_images::{Error, ErrorKind, Result, ResultExt};
+
+pub(crate) use keys::KeyOptions;
+
+use super::fitting::FitOptions;
+use crate::fit::{Action, Fitter, Report, Where};
+use crate::output::size::show_size;
+use crate::output::{Outcome, Terminal};
+
+const EXAMPLES: &str = "\
+Examples:
+  unmoor convert --profile kvm web01.qcow2
+      Fits the guest to a virtual machine with virtio, and writes its definition
+
+  unmoor convert --profile kvm --dry-run web01.qcow2
+      Shows what would be changed, and changes nothing
+
+  unmoor convert --profile new-server.json --firmware uefi web01.qcow2
+      To the machine of which unmoor inspect --machine made that file
+
+  unmoor convert --undo web01.qcow2
+      Gives the guest's files back what they were";
+
+const SAFETY: &str = "\
+What is changed:
+  The guest's files are changed through a layer over the image. It is copied into the
+  image when all is done and flushed; a run that is interrupted before that has changed
+  nothing, and one that is interrupted after it is carried on by the next command that
+  opens the image. A copy of each changed file is kept in the guest, in
+  /var/lib/unmoor/undo. Nothing of the guest is executed.
+
+  The guest's filesystems are mounted by a small machine in QEMU, the appliance, or, with
+  --direct, by this host's kernel.";
+
+/// Fit the guest in an image to other hardware
+///
+/// Drivers for the new machine's disks and adapters are added to the guest's initramfs, and its configuration is made
+/// to name disks and adapters so that they are found there. What is to be changed is planned and checked first: a guest that
+/// would not boot is refused, and nothing is written.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{SAFETY}"))]
+pub(crate) struct Arguments {
+    /// The images of one machine's disks, in their order
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+    #[command(flatten)]
+    fit: FitOptions,
+    /// Show what would be changed, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Write the plan to this file
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+    /// Carry out the plan in this file, which --plan wrote, instead of making one
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["plan", "profile"])]
+    apply_plan: Option<PathBuf>,
+    /// Give the guest's files back what they were before it was last fitted
+    #[arg(long, conflicts_with_all = ["plan", "profile", "apply_plan"])]
+    undo: bool,
+    /// Mount the guest's filesystems with this host's kernel, as root, instead of in the appliance
+    #[arg(long)]
+    direct: bool,
+    /// The rescue environment to run as the appliance, as unmoor rescue build made it
+    #[arg(long, value_name = "DIR", conflicts_with = "direct")]
+    rescue: Option<PathBuf>,
+    /// Write no definitions of the virtual machine beside the image
+    #[arg(long)]
+    no_definitions: bool,
+}
+
+/// Plans, shows, and does.
+pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome> {
+    terminal.one_document();
+    for image in &arguments.images {
+        overlay::finish_interrupted(image, terminal)?;
+    }
+    let targets = arguments.targets()?;
+    let manifest = arguments.manifest()?;
+    let keys = arguments.fit.keys()?;
+    let place = if arguments.direct { Where::Direct } else { Where::Appliance(arguments.rescue.clone()) };
+    let machine = targets.clone();
+    let fitter = Fitter::new(targets, manifest.as_ref(), keys, place);
+    if arguments.undo {
+        let undone = fitter.change(&Action::Undo, &arguments.about("undone"), terminal)?;
+        return finish(
+            &json!({ "undone": undone, "warnings": terminal.warnings() }),
+            "the guest is as it was",
+            terminal,
+        );
+    }
+    let report = match &arguments.apply_plan {
+        Some(file) => {
+            let json = std::fs::read(file).doing(|| format!("reading the plan {}", file.display()))?;
+            let plan = Plan::load(&json).doing(|| format!("reading the plan {}", file.display()))?;
+            Report::of_plan(plan)
+        }
+        None => {
+            let request = arguments.fit.request(fitter.payload()?)?;
+            fitter.plan(&request, terminal)?
+        }
+    };
+    if let Some(file) = &arguments.plan {
+        std::fs::write(file, report.plan.to_json()?).doing(|| format!("writing {}", file.display()))?;
+    }
+    if !terminal.json() {
+        report.text.lines().try_for_each(|line| terminal.print(&crate::output::table::plain(line)))?;
+    }
+    report.refuse_if_hopeless(terminal, arguments.dry_run)?;
+    if arguments.dry_run {
+        return finish(&report.document(true, terminal), "nothing was changed", terminal);
+    }
+    let what = format!("fitted to {}", arguments.fit.profile.as_deref().unwrap_or("a saved plan"));
+    let action = Action::Apply(Box::new(report.plan.clone()));
+    let done = fitter.change(&action, &arguments.about(&what), terminal)?;
+    let definitions = if arguments.no_definitions {
+        Vec::new()
+    } else {
+        definitions::write(&report.plan, &machine, manifest.as_ref())?
+    };
+    let mut document = report.document(false, terminal);
+    if let Some(document) = document.as_object_mut() {
+        document.insert("done".into(), json!(done));
+        document.insert("definitions".into(), json!(definitions));
+    }
+    let mut said = format!("fitted: {} changed", show_size(done.changed_bytes.iter().sum()));
+    for path in &definitions {
+        said.push_str(&format!("\n{}", path.display()));
+    }
+    finish(&document, &said, terminal)
+}
+
+fn finish(document: &serde_json::Value, said: &str, terminal: &Terminal) -> Result<Outcome> {
+    if terminal.json() {
+        terminal.print(&document.to_string())?;
+    } else {
+        terminal.print(said)?;
+    }
+    Ok(Outcome::Done)
+}
+
+impl Arguments {
+    fn targets(&self) -> Result<Vec<Target>> {
+        let target = |image: &PathBuf| {
+            if !image.is_file() {
+                let because = "it is not an image file: restore --profile fits a disk while it is restored";
+                std::fs::metadata(image).map_err(|error| Error::io("opening", error).path(image))?;
+                return Err(Error::new(ErrorKind::Usage, "opening").path(image).because(because));
+            }
+            let format = match Manifest::beside(image)?
+                .and_then(|(manifest, at)| manifest.disks.into_iter().nth(at))
+            {
+                Some(record) => record.image_format,
+                None => formats::open(image, &formats::OpenOptions::default())?.format,
+            };
+            Ok(Target { image: image.clone(), format })
+        };
+        self.images.iter().map(target).collect()
+    }
+
+    /// The manifest beside the first image. Images of a machine whose other disks are missing here may hide its root.
+    fn manifest(&self) -> Result<Option<Manifest>> {
+        let first = self.images.first().map(|image| Manifest::beside(image)).transpose()?.flatten();
+        let Some((manifest, _)) = first else { return Ok(None) };
+        let named =
+            |name: &str| self.images.iter().any(|image| image.file_name().is_some_and(|file| file == name));
+        let missing: Vec<&str> =
+            manifest.disks.iter().map(|disk| &*disk.image).filter(|name| !named(name)).collect();
+        if missing.is_empty() {
+            return Ok(Some(manifest));
+        }
+        Err(Error::new(ErrorKind::Usage, "choosing images")
+            .because(format!("the machine has other disks too: name {} as well", missing.join(" and "))))
+    }
+
+    fn about(&self, what: &str) -> About {
+        About {
+            time: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            tool: concat!("unmoor ", env!("CARGO_PKG_VERSION")).to_owned(),
+            what: what.to_owned(),
+        }
+    }
+}

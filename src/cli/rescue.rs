@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `unmoor rescue`: builds the environment in which this program is PID 1; and being that.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+use unmoor_images::{Error, ErrorKind, Result};
+use unmoor_initramfs::init::{self, Handler};
+use unmoor_initramfs::rescue::{self, Build, Built, KernelSource, Profile};
+
+use crate::output::size::show_size;
+use crate::output::{Outcome, Terminal};
+
+const EXAMPLES: &str = "\
+Examples:
+  unmoor rescue build --out rescue
+      From the running kernel
+
+  apt-get download linux-image-6.1.0-32-amd64 shim-signed grub-efi-amd64-signed
+  unmoor rescue build --out rescue --kernel linux-image-*.deb --payload .
+      From Debian packages, with boot loaders for guests that change their firmware";
+
+/// Build the rescue environment: kernel and initramfs, with this program as the only one in it
+///
+/// It boots from the network, or from CD or USB, and in QEMU it is the appliance in which `unmoor convert` mounts guests.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Build(BuildArguments),
+}
+
+/// Write vmlinuz and initramfs
+///
+/// Of several kernels the newest is taken. What was built from the same inputs before comes from the cache.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+struct BuildArguments {
+    /// Directory for vmlinuz, initramfs and rescue.json
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    #[command(flatten)]
+    from: From,
+}
+
+/// What is built from.
+#[derive(Debug, Args)]
+struct From {
+    /// `running`, a linux-image-*.deb, or a directory with boot/ and lib/modules/
+    #[arg(long, value_name = "KERNEL", num_args = 1.., default_value = "running")]
+    kernel: Vec<String>,
+    /// A directory as /lib/firmware is; what the modules ask for is taken from it
+    #[arg(long, value_name = "DIR", num_args = 1..)]
+    firmware: Vec<PathBuf>,
+    /// Packages, or directories, with boot loaders: shim-signed, grub-efi-amd64-signed, grub-pc-bin ...
+    #[arg(long, value_name = "DEB|DIR", num_args = 1..)]
+    payload: Vec<PathBuf>,
+    /// Which hardware it is for
+    #[arg(long, value_enum, default_value_t = ProfileName::Small)]
+    profile: ProfileName,
+    /// The static executable that becomes /init, instead of this one
+    #[arg(long, value_name = "FILE")]
+    init: Option<PathBuf>,
+    /// Where builds are kept, instead of ~/.cache/unmoor/rescue
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ProfileName {
+    /// Storage, networks and filesystems of servers and desktops
+    Small,
+    /// Rare hardware too
+    Full,
+    /// QEMU's, for `unmoor convert`
+    Appliance,
+}
+
+impl std::convert::From<ProfileName> for Profile {
+    fn from(name: ProfileName) -> Self {
+        match name {
+            ProfileName::Small => Self::Small,
+            ProfileName::Full => Self::Full,
+            ProfileName::Appliance => Self::Appliance,
+        }
+    }
+}
+
+/// Builds.
+pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome> {
+    match &arguments.command {
+        Command::Build(arguments) => {
+            terminal.one_document();
+            let built =
+                rescue::build(&arguments.from.build()?, &arguments.out, arguments.from.cache().as_deref())?;
+            show(&built, terminal)?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+impl From {
+    fn build(&self) -> Result<Build> {
+        let own = || std::env::current_exe().map_err(|error| Error::io("looking for this program", error));
+        Ok(Build {
+            kernels: self.kernel.iter().map(|text| KernelSource::parse(text)).collect(),
+            firmware: self.firmware.clone(),
+            payload: self.payload.clone(),
+            profile: self.profile.into(),
+            init: self.init.clone().map_or_else(own, Ok)?,
+        })
+    }
+
+    fn cache(&self) -> Option<PathBuf> {
+        self.cache.clone().or_else(cache)
+    }
+}
+
+/// Where builds are kept; nowhere without a home.
+fn cache() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    cache.map(|cache| cache.join("unmoor/rescue"))
+}
+
+fn show(built: &Built, terminal: &Terminal) -> Result<()> {
+    let facts = &built.facts;
+    if terminal.json() {
+        let document = json!({
+            "kernel": built.kernel, "initramfs": built.initramfs, "cached": built.cached, "facts": facts,
+            "warnings": terminal.warnings(),
+        });
+        return terminal.print(&document.to_string());
+    }
+    let from = if built.cached { ", built before" } else { "" };
+    terminal.print(&format!(
+        "{}  {}, Linux {}{from}",
+        built.kernel.display(),
+        show_size(facts.kernel_size),
+        facts.release
+    ))?;
+    terminal.print(&format!(
+        "{}  {}, {} modules, {} firmware files, {} boot loader files",
+        built.initramfs.display(),
+        show_size(facts.initramfs_size),
+        facts.modules,
+        facts.firmware,
+        facts.payload
+    ))?;
+    if terminal.verbose() && !facts.left_out.is_empty() {
+        terminal.print(&format!(
+            "left out, since something that they need is missing: {}",
+            facts.left_out.join(" ")
+        ))?;
+    }
+    Ok(())
+}
+
+/// Is PID 1 of the rescue environment.
+pub(crate) fn be_init() -> ! {
+    init::run(&mut Jobs)
+}
+
+/// What can be asked of the rescue environment.
+struct Jobs;
+
+impl Handler for Jobs {
+    fn job(&mut self, job: &Value, events: &(dyn Fn(Value) + Sync)) -> Value {
+        match job.get("job").and_then(Value::as_str) {
+            Some("echo") => {
+                events(json!({ "event": "note", "note": "echoing" }));
+                json!({ "result": job.get("value") })
+            }
+            Some("fit") => crate::fit::job::answer(job, events),
+            Some("facts") => json!({ "result": init::facts() }),
+            Some("load") => {
+                let names = job.get("modules").and_then(Value::as_array).into_iter().flatten();
+                let names: Vec<&str> = names.filter_map(Value::as_str).collect();
+                json!({ "result": { "missing": init::load_modules(&names) } })
+            }
+            other => init::failure(
+                &Error::new(ErrorKind::Unsupported, "doing the job")
+                    .because(format!("{other:?} is no job that is known")),
+            ),
+        }
+    }
+}

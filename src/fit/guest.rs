@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A guest on block devices: activated, mounted, acted upon, and taken down again.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use unmoor_convert::apply;
+use unmoor_convert::devices::Devices;
+use unmoor_convert::files::Directory;
+use unmoor_convert::os::{self, OsFacts};
+use unmoor_convert::plan::Plan;
+use unmoor_images::formats::raw::RawSource;
+use unmoor_images::manifest::MachineFacts;
+use unmoor_images::{BlockSource, Error, Monitor, Result, ResultExt};
+use unmoor_initramfs::activate::{self, Activated, Filesystem, Key};
+
+use super::Action;
+use super::planning::{Readable, plan_of};
+
+/// Where a guest's own filesystems hold what decides how it boots and runs.
+pub(super) const MOUNTS: [&str; 10] =
+    ["/boot", "/efi", "/etc", "/usr", "/var", "/lib", "/lib64", "/sbin", "/bin", "/opt"];
+
+/// Does `action` to the guest on `disks`; the result is a [`super::Report`] or what was applied.
+pub(super) fn act(
+    disks: &[PathBuf],
+    action: &Action,
+    keys: &[Vec<u8>],
+    facts: Option<&MachineFacts>,
+    monitor: &dyn Monitor,
+) -> Result<Value> {
+    let read_only = matches!(action, Action::Plan(_));
+    let keys = keys.iter().map(|key| Key { uuid: None, secret: key.clone().into() });
+    let options = activate::Options { read_only, keys: keys.collect(), ..activate::Options::default() };
+    let activated = activate::activate(disks, &options)?;
+    activated.warnings.iter().for_each(|warning| monitor.warn(warning.clone()));
+    let done = mounted(disks, &activated, action, facts, monitor);
+    let down = activated.finish();
+    let result = done?;
+    down?;
+    if let Action::Apply(plan) = action {
+        write_disks(plan, disks)?;
+    }
+    Ok(result)
+}
+
+fn mounted(
+    disks: &[PathBuf],
+    activated: &Activated,
+    action: &Action,
+    facts: Option<&MachineFacts>,
+    monitor: &dyn Monitor,
+) -> Result<Value> {
+    let paths = disks.iter().chain(activated.opened.iter().map(|opened| &opened.path));
+    let sources = paths
+        .map(|path| RawSource::open(path).doing(|| format!("opening {}", path.display())))
+        .collect::<Result<Vec<_>>>()?;
+    let sources: Vec<&dyn BlockSource> = sources.iter().map(|source| source as _).collect();
+    let system = the_system(os::find(&activated.layouts, &sources, monitor), monitor)?;
+    let devices = Devices::of(&activated.layouts, &sources, facts);
+    let subvolume = system.subvolume.clone().unwrap_or_default();
+    let root = activated.filesystem(system.disk, &system.place, &subvolume)?;
+    let others = others(activated, &system, &devices, monitor);
+    let at = tempfile::Builder::new().prefix("unmoor-guest-").tempdir().doing(|| "making a mount point")?;
+    let read_only = matches!(action, Action::Plan(_));
+    let guest = activate::mount_guest(&root, &others, at.path(), read_only)?;
+    for (point, why) in &guest.failed {
+        monitor.warn(format!("{point} of the guest is not mounted: {why}"));
+    }
+    let files = Directory::open(at.path())?;
+    let done = match action {
+        Action::Plan(request) => {
+            let guest = Readable {
+                files: &files,
+                devices: &devices,
+                disks: &sources,
+                layouts: &activated.layouts,
+                facts,
+            };
+            plan_of(&guest, request).map(|report| json!(report))
+        }
+        Action::Apply(plan) => changed(plan, &files, monitor),
+        Action::Undo => undone(&files, monitor),
+    };
+    drop(files);
+    let down = guest.unmount();
+    let done = done?;
+    down?;
+    Ok(done)
+}
+
+fn changed(plan: &Plan, files: &Directory, monitor: &dyn Monitor) -> Result<Value> {
+    let start = Instant::now();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    let options = apply::Options { now: now.cast_signed(), ..apply::Options::default() };
+    let applied = apply::apply(plan, files, &options)?;
+    applied.notes.iter().for_each(|note| monitor.note(note.clone()));
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(json!({ "changed_files": applied.changed, "undo": applied.undo, "seconds": seconds }))
+}
+
+fn undone(files: &Directory, monitor: &dyn Monitor) -> Result<Value> {
+    let undone = apply::undo(files, &apply::UndoOptions::default())?;
+    for path in &undone.left {
+        monitor.warn(format!("{path} was changed since, and is left as it is"));
+    }
+    Ok(json!({ "undo": undone.name, "restored": undone.restored, "left": undone.left }))
+}
+
+/// The operating system that is fitted.
+pub(super) fn the_system(systems: Vec<OsFacts>, monitor: &dyn Monitor) -> Result<OsFacts> {
+    let names: Vec<String> =
+        systems.iter().map(|system| system.name.clone().unwrap_or_else(|| "unnamed".into())).collect();
+    if names.len() > 1 {
+        monitor.warn(format!(
+            "there are {} operating systems ({}): the first is fitted",
+            names.len(),
+            names.join(", ")
+        ));
+    }
+    systems.into_iter().next().ok_or_else(|| {
+        Error::refused("looking for the guest", "no Linux was found on these disks that could be fitted")
+    })
+}
+
+/// What the guest's fstab mounts where its boot and configuration files lie.
+fn others(
+    activated: &Activated,
+    system: &OsFacts,
+    devices: &Devices,
+    monitor: &dyn Monitor,
+) -> Vec<(String, Filesystem)> {
+    let mut found = Vec::new();
+    for line in &system.fstab {
+        let point = line.mountpoint.trim_end_matches('/');
+        let wanted = MOUNTS.iter().any(|wanted| {
+            point == *wanted || point.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('/'))
+        });
+        if !wanted || line.options.split(',').any(|option| option == "bind") {
+            continue;
+        }
+        let Some(device) = devices.resolve(&line.spec).and_then(|index| devices.devices.get(index)) else {
+            continue;
+        };
+        match activated.filesystem(device.disk, &device.place, &line.options) {
+            Ok(filesystem) => found.push((point.to_owned(), filesystem)),
+            Err(error) => monitor.warn(format!("{point} of the guest is not mounted: {}", error.chain())),
+        }
+    }
+    found
+}
+
+/// Writes bytes of disks, in the order that the plan gives: what makes a disk bootable comes last.
+fn write_disks(plan: &Plan, disks: &[PathBuf]) -> Result<()> {
+    if let Some(edit) = plan.disk.iter().find(|edit| edit.disk >= disks.len()) {
+        return Err(Error::malformed("writing to the disks", format!("there is no disk {}", edit.disk)));
+    }
+    for (number, path) in disks.iter().enumerate() {
+        let writes = apply::disk_writes(plan, number);
+        if writes.is_empty() {
+            continue;
+        }
+        let doing = || format!("writing to {}", path.display());
+        // Opened anew: nothing that was read before it was mounted is left in memory.
+        let file = File::options().read(true).write(true).open(path).doing(doing)?;
+        for (offset, content) in writes {
+            file.write_all_at(content.bytes(), offset)
+                .map_err(|error| Error::io(doing(), error).at(offset))?;
+        }
+        file.sync_all().doing(doing)?;
+    }
+    Ok(())
+}

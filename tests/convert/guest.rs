@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A Debian that cannot run, but has all that decides how one boots: MBR, one ext4, GRUB's configuration, a kernel with its
+//! modules, an initramfs for AHCI only, a static address.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::common::{Scene, noise, run, tool};
+
+pub(crate) const RELEASE: &str = "6.1.0-9-amd64";
+pub(crate) const UUID: &str = "6f2f5a4e-0c4f-4b8e-9a0e-0123456789ab";
+const START: u64 = 1 << 20;
+const MIB: u64 = 96;
+
+/// Which drivers the guest's kernel has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Drivers {
+    /// Those for virtio among them, as modules.
+    Virtio,
+    /// None for virtio, by no means.
+    AhciOnly,
+}
+
+/// module, aliases, dependencies
+const VIRTIO: [(&str, &[&str], &[&str]); 6] = [
+    ("drivers/virtio/virtio", &[], &["drivers/virtio/virtio_ring"]),
+    ("drivers/virtio/virtio_ring", &[], &[]),
+    (
+        "drivers/virtio/virtio_pci",
+        &["pci:v00001AF4d*sv*sd*bc*sc*i*"],
+        &["drivers/virtio/virtio_pci_legacy_dev", "drivers/virtio/virtio", "drivers/virtio/virtio_ring"],
+    ),
+    ("drivers/virtio/virtio_pci_legacy_dev", &[], &[]),
+    (
+        "drivers/block/virtio_blk",
+        &["virtio:d00000002v*"],
+        &["drivers/virtio/virtio", "drivers/virtio/virtio_ring"],
+    ),
+    (
+        "drivers/net/virtio_net",
+        &["virtio:d00000001v*"],
+        &["drivers/virtio/virtio", "drivers/virtio/virtio_ring"],
+    ),
+];
+const AHCI: [(&str, &[&str], &[&str]); 4] = [
+    ("drivers/ata/libahci", &[], &[]),
+    ("drivers/ata/ahci", &["pci:v*d*sv*sd*bc01sc06i01*"], &["drivers/ata/libahci"]),
+    ("drivers/scsi/sd_mod", &["scsi:t-0x00*", "block-major-8-*"], &[]),
+    ("drivers/net/e1000", &["pci:v00008086d0000100Esv*sd*bc*sc*i*"], &[]),
+];
+
+fn write(root: &Path, path: &str, content: impl AsRef<[u8]>) {
+    let path = root.join(path.trim_start_matches('/'));
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, content).unwrap();
+}
+
+/// A tree of modules with the indexes that depmod makes.
+fn modules(root: &Path, modules: &[(&str, &[&str], &[&str])]) {
+    let folder = format!("lib/modules/{RELEASE}");
+    let (mut dep, mut alias, mut order) = (String::new(), String::new(), String::new());
+    for (module, aliases, dependencies) in modules {
+        let file = |module: &str| format!("kernel/{module}.ko");
+        write(root, &format!("{folder}/{}", file(module)), noise(3000, module.len() as u64));
+        let dependencies: Vec<String> = dependencies.iter().map(|module| file(module)).collect();
+        dep.push_str(&format!("{}: {}\n", file(module), dependencies.join(" ")));
+        order.push_str(&format!("{}\n", file(module)));
+        for pattern in *aliases {
+            let name = module.rsplit_once('/').unwrap().1;
+            alias.push_str(&format!("alias {pattern} {name}\n"));
+        }
+    }
+    write(root, &format!("{folder}/modules.dep"), dep);
+    write(root, &format!("{folder}/modules.alias"), alias);
+    write(root, &format!("{folder}/modules.order"), order);
+    write(root, &format!("{folder}/modules.softdep"), "# Soft dependencies\n");
+    write(
+        root,
+        &format!("{folder}/modules.builtin"),
+        "kernel/fs/ext4/ext4.ko\nkernel/drivers/scsi/scsi_mod.ko\n",
+    );
+    write(root, &format!("{folder}/modules.symbols"), "# Aliases for symbols\n");
+}
+
+/// Packs `root` as a gzip-compressed archive with Debian's cpio.
+fn initramfs(root: &Path) -> Vec<u8> {
+    let mut pack = Command::new("sh")
+        .args(["-c", "find . -mindepth 1 | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0 | gzip -n"])
+        .current_dir(root)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(pack.stdout.as_mut().unwrap(), &mut bytes).unwrap();
+    assert!(pack.wait().unwrap().success() && bytes.len() > 1000, "this test needs cpio (package cpio)");
+    bytes
+}
+
+/// A kernel image whose setup header says its release (Documentation/arch/x86/boot.rst).
+fn kernel() -> Vec<u8> {
+    let mut image = noise(100_000, 3);
+    image[0x1f1] = 4;
+    image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    image[0x202..0x206].copy_from_slice(b"HdrS");
+    image[0x206..0x208].copy_from_slice(&0x020fu16.to_le_bytes());
+    image[0x20e..0x210].copy_from_slice(&0x100u16.to_le_bytes());
+    let version = format!("{RELEASE} (debian-kernel@lists.debian.org) #1 SMP\0");
+    image[0x300..0x300 + version.len()].copy_from_slice(version.as_bytes());
+    image
+}
+
+/// The guest's disk, raw.
+pub(crate) fn disk(scene: &Scene, drivers: Drivers) -> PathBuf {
+    let root = scene.path("guest.content");
+    let initrd = scene.path("initrd.content");
+    modules(&initrd, &AHCI);
+    write(&initrd, "init", "#!/bin/sh\n");
+    write(&initrd, "conf/initramfs.conf", "MODULES=list\nBOOT=local\n");
+    write(&initrd, "conf/arch.conf", "DPKG_ARCH=amd64\n");
+    write(&initrd, "scripts/functions", "# functions\n");
+    write(&initrd, "usr/lib/systemd/systemd-udevd", "udev");
+    let mut all = AHCI.to_vec();
+    if drivers == Drivers::Virtio {
+        all.extend(VIRTIO);
+    }
+    fs::create_dir_all(root.join("usr/lib")).unwrap();
+    std::os::unix::fs::symlink("usr/lib", root.join("lib")).unwrap();
+    modules(&root, &all);
+    write(
+        &root,
+        "usr/lib/os-release",
+        "ID=debian\nVERSION_ID=\"12\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n",
+    );
+    fs::create_dir_all(root.join("etc")).unwrap();
+    std::os::unix::fs::symlink("../usr/lib/os-release", root.join("etc/os-release")).unwrap();
+    write(&root, "etc/fstab", "# made by hand\n/dev/sda1\t/\text4\terrors=remount-ro\t0\t1\n");
+    write(&root, "etc/hostname", "phony\n");
+    write(&root, "etc/machine-id", "0123456789abcdef0123456789abcdef\n");
+    write(&root, "etc/default/grub", "GRUB_DEFAULT=0\nGRUB_CMDLINE_LINUX=\"root=/dev/sda1\"\n");
+    write(
+        &root,
+        "etc/network/interfaces",
+        "auto lo\niface lo inet loopback\n\nauto ens3\niface ens3 inet static\n    address 192.0.2.7/24\n    gateway 192.0.2.1\n",
+    );
+    write(&root, "etc/initramfs-tools/modules", "ahci\nsd_mod\n");
+    write(&root, "usr/lib/systemd/systemd", noise(2000, 9));
+    write(
+        &root,
+        "var/lib/dpkg/status",
+        "Package: grub-pc\nStatus: install ok installed\nVersion: 2.06-13\n\n",
+    );
+    let grub = format!(
+        "set default=\"0\"\nset timeout=5\n\nmenuentry 'Debian GNU/Linux' --class debian --class gnu-linux {{\n\
+         \tinsmod gzio\n\tinsmod part_msdos\n\tinsmod ext2\n\tset root='hd0,msdos1'\n\
+         \tsearch --no-floppy --fs-uuid --set=root {UUID}\n\
+         \tlinux\t/boot/vmlinuz-{RELEASE} root=/dev/sda1 ro  quiet\n\tinitrd\t/boot/initrd.img-{RELEASE}\n}}\n"
+    );
+    write(&root, "boot/grub/grub.cfg", grub);
+    write(&root, "boot/grub/i386-pc/core.img", noise(30_000, 5));
+    write(&root, &format!("boot/vmlinuz-{RELEASE}"), kernel());
+    write(&root, &format!("boot/initrd.img-{RELEASE}"), initramfs(&initrd));
+    write(&root, &format!("boot/config-{RELEASE}"), "CONFIG_EXT4_FS=y\nCONFIG_MODULES=y\n");
+    pack(scene, &root)
+}
+
+fn pack(scene: &Scene, root: &Path) -> PathBuf {
+    let disk = scene.path("guest.raw");
+    fs::File::create(&disk).unwrap().set_len(MIB << 20).unwrap();
+    let mut table = Command::new("sfdisk")
+        .args(["--quiet", "--no-reread", "--no-tell-kernel"])
+        .arg(&disk)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("this test needs sfdisk (package fdisk): {error}"));
+    table.stdin.take().unwrap().write_all(b"label: dos\nstart=2048, type=83, bootable\n").unwrap();
+    assert!(table.wait().unwrap().success());
+    let blocks = ((MIB << 20) - START) / 4096;
+    let offset = format!("nodiscard,offset={START},root_owner=0:0");
+    let arguments = ["-q", "-F", "-t", "ext4", "-b", "4096", "-U", UUID, "-E", &offset, "-d"];
+    let mut command: Vec<&std::ffi::OsStr> = arguments.iter().map(|word| word.as_ref()).collect();
+    let blocks = blocks.to_string();
+    command.extend([root.as_os_str(), disk.as_os_str(), blocks.as_ref()]);
+    tool("e2fsprogs", "mke2fs", &command).expect(0);
+    // GRUB's first sector and its core in the gap, as grub-install leaves them.
+    let mut head = fs::OpenOptions::new().write(true).open(&disk).unwrap();
+    head.write_all(&[0xeb, 0x63, 0x90]).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&head, b"GRUB \0Geom\0Hard Disk\0Read\0 Error\r\n\0", 0x180)
+        .unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&head, &noise(30_000, 5), 512).unwrap();
+    disk
+}
+
+/// It, captured.
+pub(crate) fn image(scene: &Scene, drivers: Drivers, name: &str) -> PathBuf {
+    let disk = disk(scene, drivers);
+    let image = scene.path(name);
+    run(&["capture", disk.to_str().unwrap(), image.to_str().unwrap()]).expect(0);
+    fs::remove_file(disk).unwrap();
+    image
+}
