@@ -26,6 +26,7 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("seabios", &[Need::Lab]),
     ("ovmf", &[Need::Tests, Need::Lab]),
     ("libvirt-clients", &[Need::Tests]),
+    ("libxml2-utils", &[Need::Tests]),
     ("ipxe-qemu", &[Need::Lab]),
     ("mmdebstrap", &[Need::Lab]),
     ("debian-archive-keyring", &[Need::Lab]),
