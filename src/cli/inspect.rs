@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `unmoor inspect`.
 
+mod guests;
+mod machine;
 mod show;
 mod systems;
 
@@ -12,6 +14,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use unmoor_capture::disk::{Kind, OpenOptions};
 use unmoor_capture::{InUse, Survey, SurveyOptions, survey};
+use unmoor_convert::inspection::Inspection;
 use unmoor_convert::os::{self, OsFacts};
 use unmoor_images::layout::{self, Hibernated};
 use unmoor_images::manifest::Manifest;
@@ -25,7 +28,9 @@ Examples:
   unmoor inspect /dev/sda
   unmoor inspect --json web01.qcow2
   unmoor inspect /dev/sda /dev/sdb
-      Disks of one machine together, where volumes span them";
+      Disks of one machine together, where volumes span them
+  unmoor inspect --machine --json >new-machine.json
+      This machine's inventory, for --profile new-machine.json";
 
 /// Show what is on a disk or in an image
 ///
@@ -35,8 +40,11 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     /// Block devices or disk images: the disks of one machine
-    #[arg(required = true, value_name = "SOURCE")]
+    #[arg(required_unless_present = "machine", value_name = "SOURCE")]
     sources: Vec<PathBuf>,
+    /// Show what this machine is made of instead: the file that `--profile` takes with --json
+    #[arg(long, conflicts_with = "sources")]
+    machine: bool,
     /// Take the images for this format instead of detecting it
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<FormatName>,
@@ -48,6 +56,9 @@ pub(crate) struct Arguments {
 /// Looks, and prints.
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome> {
     terminal.one_document();
+    if arguments.machine {
+        return machine::run(terminal);
+    }
     let options = SurveyOptions {
         open: OpenOptions {
             allow_backing: arguments.allow_backing,
@@ -61,12 +72,19 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
     let manifest = arguments.manifest()?;
     let sources: Vec<&dyn BlockSource> = survey.disks.iter().map(|disk| disk as _).collect();
     let systems = os::find(&survey.layouts, &sources, terminal);
+    let machine =
+        survey.machine().or_else(|| manifest.as_ref().and_then(|manifest| manifest.machine.clone()));
+    let guests = guests::read(&survey.layouts, &sources, &systems, machine.as_ref(), terminal);
     if terminal.json() {
-        let document = document(&survey, &systems, manifest.as_ref(), &terminal.warnings());
+        let document = document(&survey, &systems, &guests, manifest.as_ref(), &terminal.warnings());
         terminal.print(&document.to_string())?;
     } else {
         let lines = show::lines(&survey, manifest.as_ref(), terminal.verbose());
-        for line in lines.iter().chain(&systems::lines(&systems, terminal.verbose())) {
+        for line in lines
+            .iter()
+            .chain(&systems::lines(&systems, terminal.verbose()))
+            .chain(&guests::lines(&guests, terminal.verbose()))
+        {
             terminal.print(line)?;
         }
     }
@@ -86,6 +104,7 @@ impl Arguments {
 fn document(
     survey: &Survey<'_>,
     systems: &[OsFacts],
+    guests: &[Inspection],
     manifest: Option<&Manifest>,
     warnings: &[String],
 ) -> Value {
@@ -116,6 +135,7 @@ fn document(
     json!({
         "disks": disks,
         "systems": systems,
+        "guests": guests,
         "machine": survey.machine(),
         "manifest": manifest,
         "warnings": warnings,

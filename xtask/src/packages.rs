@@ -33,6 +33,7 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("shim-signed", &[Need::Tests]),
     ("shim-helpers-amd64-signed", &[Need::Tests]),
     ("efibootmgr", &[Need::Tests]),
+    ("libxml2-utils", &[Need::Tests]),
     ("ipxe-qemu", &[Need::Lab]),
     ("mmdebstrap", &[Need::Lab]),
     ("debian-archive-keyring", &[Need::Lab]),

@@ -47,7 +47,7 @@ pub(super) fn function(name: &str) -> Option<Pci> {
         "virtio-blk" => VIRTIO_BLK[0],
         "virtio-scsi" => VIRTIO_SCSI[0],
         "megasas" => pci(0x1000, 0x0060, 0x1000, 0x1013, 0x01_0400),
-        "megasas-gen2" => pci(0x1000, 0x005b, 0x1000, 0x9285, 0x01_0400),
+        "megasas-gen2" => pci(0x1000, 0x0079, 0x1000, 0x9261, 0x01_0400),
         "mptsas" => pci(0x1000, 0x0054, 0x1000, 0x8000, 0x01_0000),
         "lsi53c895a" => pci(0x1000, 0x0012, 0x0000, 0x1000, 0x01_0000),
         "pvscsi" => PVSCSI,
@@ -59,7 +59,7 @@ pub(super) fn function(name: &str) -> Option<Pci> {
         "vmxnet3" => VMXNET3,
         "virtio-net" => VIRTIO_NET[0],
         "igb" => pci(0x8086, 0x10c9, 0x8086, 0xa01c, 0x02_0000),
-        "pcnet" => pci(0x1022, 0x2000, 0x1af4, 0x1100, 0x02_0000),
+        "pcnet" => pci(0x1022, 0x2000, 0x0000, 0x0000, 0x02_0000),
         "tulip" => pci(0x1011, 0x0019, 0x103c, 0x104f, 0x02_0000),
         _ => return None,
     })

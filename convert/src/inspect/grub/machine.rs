@@ -165,9 +165,7 @@ impl<'a, 'b> Machine<'a, 'b> {
         for command in &block.commands {
             self.steps += 1;
             if self.steps > MOST_STEPS {
-                if self.steps == MOST_STEPS + 1 {
-                    self.guest.note(format!("{} takes too many steps: the rest is left out", self.file));
-                }
+                self.guest.note(format!("{} takes too many steps: the rest is left out", self.file));
                 break;
             }
             done = match command {

@@ -7,7 +7,7 @@ use super::*;
 use crate::inspection::{Layer, LoaderKind, Stack};
 
 /// The part of Red Hat's grub.cfg that decides (grub2-mkconfig with GRUB_ENABLE_BLSCFG=true).
-const BLS_CFG: &str = r#"set pager=1
+pub(super) const BLS_CFG: &str = r#"set pager=1
 if [ -f ${config_directory}/grubenv ]; then
   load_env -f ${config_directory}/grubenv
 elif [ -s $prefix/grubenv ]; then
