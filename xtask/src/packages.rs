@@ -24,7 +24,8 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("qemu-utils", &[Need::Tests, Need::Lab, Need::Bench]),
     ("qemu-system-x86", &[Need::Tests, Need::Lab]),
     ("seabios", &[Need::Lab]),
-    ("ovmf", &[Need::Lab]),
+    ("ovmf", &[Need::Tests, Need::Lab]),
+    ("libvirt-clients", &[Need::Tests]),
     ("ipxe-qemu", &[Need::Lab]),
     ("mmdebstrap", &[Need::Lab]),
     ("debian-archive-keyring", &[Need::Lab]),
@@ -52,7 +53,15 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("user-mode-linux", &[Need::Tests]),
     ("partclone", &[Need::Tests, Need::Bench]),
     ("zstd", &[Need::Tests, Need::Bench]),
-    ("cpio", &[Need::Bench]),
+    ("cpio", &[Need::Tests, Need::Bench]),
+    ("xz-utils", &[Need::Tests]),
+    ("lz4", &[Need::Tests]),
+    ("kmod", &[Need::Tests]),
+    ("initramfs-tools-core", &[Need::Tests]),
+    ("binutils", &[Need::Tests]),
+    ("systemd-boot-efi", &[Need::Tests]),
+    ("sbsigntool", &[Need::Tests]),
+    ("openssl", &[Need::Tests]),
 ];
 
 /// Installs what is missing for `needs`, saying what. Does nothing, quietly, when nothing is missing.

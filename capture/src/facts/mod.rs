@@ -2,6 +2,7 @@
 //! Facts of this machine, read from `/sys` and `/proc`. What cannot be read is left out: a capture never fails for want of
 //! a serial number.
 
+mod buses;
 mod disks;
 mod nics;
 mod pci;
@@ -39,6 +40,7 @@ pub fn read(tree: &Tree) -> MachineFacts {
         disks: disks::list(tree),
         nics: nics::list(tree),
         pci: pci::list(tree),
+        buses: buses::list(tree),
     }
 }
 

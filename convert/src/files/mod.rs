@@ -8,10 +8,12 @@
 //! machine boots has one.
 
 mod directory;
+pub mod raw;
 
 use unmoor_images::Result;
 
 pub use directory::Directory;
+pub use raw::RawGuest;
 
 /// More of one file is not read unless asked for, in bytes.
 pub const MOST_TEXT: u64 = 4 << 20;

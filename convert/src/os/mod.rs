@@ -13,6 +13,7 @@
 mod boot;
 mod linux;
 mod release;
+pub(crate) use release::architecture;
 #[cfg(test)]
 mod tests;
 

@@ -62,7 +62,7 @@ fn unescape(field: &str) -> String {
 }
 
 /// What an ELF program is compiled for, as `uname -m` names it.
-pub(super) fn architecture(program: &[u8]) -> Option<String> {
+pub(crate) fn architecture(program: &[u8]) -> Option<String> {
     let raw = Bytes::new(program, "ELF header");
     if raw.slice(0, 4).ok()? != b"\x7fELF" {
         return None;

@@ -44,6 +44,8 @@ pub struct MachineFacts {
     pub nics: Vec<NicFacts>,
     /// PCI functions, ordered by address.
     pub pci: Vec<PciFacts>,
+    /// Devices of other buses that need drivers: USB, virtio, VMBus, Xen, SCSI, MMC.
+    pub buses: Vec<BusFacts>,
 }
 
 /// How a machine starts its operating system.
@@ -119,6 +121,20 @@ pub struct PciFacts {
     pub class: String,
     /// What kernel modules are matched against.
     pub modalias: Option<String>,
+    /// Kernel driver.
+    pub driver: Option<String>,
+}
+
+/// One device of a bus that is not PCI.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct BusFacts {
+    /// The kernel's name of the bus: `usb`, `virtio`, `vmbus`, `xen`, `scsi`, `mmc`.
+    pub bus: String,
+    /// The device's name on it: `1-1:1.0`.
+    pub address: String,
+    /// What kernel modules are matched against.
+    pub modalias: String,
     /// Kernel driver.
     pub driver: Option<String>,
 }

@@ -3,6 +3,10 @@
 //!
 //! Nothing behind the header can be told apart without the key, so only what names the volume is read.
 
+mod tokens;
+
+pub use tokens::{Slots, slots};
+
 use crate::parse::{Bytes, c_text};
 use crate::{BlockSource, Result};
 

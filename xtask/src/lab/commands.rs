@@ -5,7 +5,7 @@ use crate::binary;
 use crate::lab::appliance::Job;
 use crate::lab::guest::GUESTS;
 use crate::lab::qemu::{Bus, Chipset, Disk, Firmware, Machine, Writes};
-use crate::lab::{cells, directory, listing, proof, read_text};
+use crate::lab::{cells, directory, initramfs, listing, proof, read_text};
 use crate::packages::{self, Need};
 use crate::run::{Failure, Result, While};
 use crate::step::Steps;
@@ -53,6 +53,14 @@ pub(crate) enum Command {
         /// Keep what the script writes to the disk
         #[arg(long)]
         write: bool,
+    },
+    /// Boot initramfs images of each compression with files appended
+    Initramfs {
+        /// Compressions: all, or those named
+        compressions: Vec<String>,
+        /// Boot this kernel image instead of the appliance's
+        #[arg(long)]
+        kernel: Option<PathBuf>,
     },
     /// Remove what interrupted runs left
     Clean,
@@ -115,6 +123,16 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
                 limit: Duration::from_secs(3600),
             };
             print!("{}", job.run("job")?);
+        }
+        Command::Initramfs { compressions, kernel } => {
+            let mut steps = Steps::default();
+            let all = initramfs::compressions().map(str::to_owned);
+            let chosen = if compressions.is_empty() { all.collect() } else { compressions };
+            for name in &chosen {
+                let step = format!("lab: an initramfs packed with {name} and extended");
+                steps.check(&step, || initramfs::boot(name, kernel.as_deref()));
+            }
+            return Ok(steps.finish());
         }
         Command::Clean => {
             let lab = directory()?;

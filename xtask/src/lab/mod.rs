@@ -7,6 +7,7 @@
 //! - [`guest`] lists the guests; each is a recipe in `tests/lab/guest-NAME.sh`. To add one, add a row there and the recipe.
 //! - [`proof`] boots a disk on chosen hardware and reads what the guest says of itself; [`listing`] has the appliance
 //!   list every file of every file system and run their checkers.
+//! - [`initramfs`] boots small initramfs images of every compression to which unmoor appended files.
 //! - [`cells`] puts it together: capture, verify, restore, compare, boot.
 //!
 //! All that is built lies outside the tree, in `$UNMOOR_LAB_DIR` or `~/.cache/unmoor-lab`, named by a hash of its recipe.
@@ -16,6 +17,7 @@ pub(crate) mod cells;
 pub(crate) mod commands;
 pub(crate) mod debian;
 pub(crate) mod guest;
+pub(crate) mod initramfs;
 pub(crate) mod listing;
 pub(crate) mod old_content;
 pub(crate) mod proof;

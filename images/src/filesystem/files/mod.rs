@@ -21,7 +21,7 @@ use super::{FilesystemKind, btrfs, ext, fat, xfs};
 use crate::{BlockSource, Error, Result};
 
 /// A file, directory or link. What the numbers mean is the volume's business.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Id(pub u64, pub u64);
 
 /// What an inode is.

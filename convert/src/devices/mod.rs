@@ -1,8 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the machine's disks hold, by the names that a guest's configuration may use for it.
+//!
+//! ```text
+//!   layouts, sources --find--> Devices --resolve("UUID=...", "/dev/sda1", "/dev/mapper/vg-root")--> index
+//!   facts of the machine --names--^
+//! ```
+
+mod find;
+mod names;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
+pub use names::mapper_name;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use unmoor_images::layout::Place;
+
+use crate::inspection::Unlock;
 
 /// A filesystem, swap area, LUKS container or volume of the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,7 +28,8 @@ pub struct Device {
     pub disk: usize,
     /// Where it lies.
     pub place: Place,
-    /// Its type as blkid spells it: "ext4", "vfat", "swap", "crypto_LUKS", "LVM2_member", "linux_raid_member".
+    /// Its type as blkid spells it: "ext4", "vfat", "swap", "crypto_LUKS", "LVM2_member", "linux_raid_member"; empty where
+    /// nothing known is on it.
     pub kind: String,
     /// Identity of the content, as blkid's UUID.
     pub uuid: Option<String>,
@@ -41,24 +59,36 @@ pub struct Devices {
     /// udev's ID_PART_TABLE_UUID.
     #[serde(default)]
     pub tables: Vec<Option<String>>,
+    /// What a device stands on, by index: a logical volume on physical volumes, an array on its members.
+    #[serde(default)]
+    pub below: BTreeMap<usize, Vec<usize>>,
+    /// LUKS containers by index.
+    #[serde(default)]
+    pub luks: BTreeMap<usize, Luks>,
 }
 
-impl Devices {
-    /// What `spec` ("UUID=...", "/dev/sda1") means, as index; `None` where it means nothing on these disks.
-    pub fn resolve(&self, spec: &str) -> Option<usize> {
-        let spec = spec.trim().trim_matches('"');
-        let of = |device: &Device| {
-            let tags = [("UUID=", &device.uuid), ("LABEL=", &device.label), ("PARTUUID=", &device.partuuid)];
-            tags.iter()
-                .any(|(tag, value)| spec.strip_prefix(tag).is_some_and(|v| value.as_deref() == Some(v)))
-                || device.names.iter().any(|n| n == spec)
-        };
-        self.devices.iter().position(of)
-    }
+/// What a LUKS header tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Luks {
+    /// 1 or 2.
+    pub version: u16,
+    /// What opens it.
+    pub unlock: Unlock,
 }
+
 impl Device {
-    /// A name that holds on any machine, where the device has one.
+    /// Whether its partition's type is that of an EFI system partition (GPT, or MBR type 0xef).
+    pub fn is_esp(&self) -> bool {
+        matches!(self.partition_type.as_deref(), Some("c12a7328-f81f-11d2-ba4b-00a0c93ec93b" | "0xef"))
+    }
+
+    /// The best name that is valid on any machine: "UUID=...", else "PARTUUID=...", else a logical volume's path.
     pub fn stable_spec(&self) -> Option<String> {
-        self.names.first().cloned()
+        if let (Place::LogicalVolume { .. }, None) = (&self.place, &self.uuid) {
+            return self.names.first().cloned();
+        }
+        let uuid = self.uuid.as_ref().filter(|_| !self.kind.ends_with("_member"));
+        let uuid = uuid.map(|uuid| format!("UUID={uuid}"));
+        uuid.or_else(|| self.partuuid.as_ref().map(|id| format!("PARTUUID={id}")))
     }
 }
