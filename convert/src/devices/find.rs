@@ -18,7 +18,8 @@ impl Devices {
     /// A LUKS header whose key slots cannot be read counts as one that nothing is known to open.
     pub fn of(layouts: &[DiskLayout], sources: &[&dyn BlockSource], facts: Option<&MachineFacts>) -> Self {
         let sizes: Vec<u64> = sources.iter().map(|source| source.size()).collect();
-        let mut found = Self { disks: names::of_disks(&sizes, facts), ..Self::default() };
+        let tables = layouts.iter().map(|layout| layout.table.disk_id.clone()).collect();
+        let mut found = Self { disks: names::of_disks(&sizes, facts), tables, ..Self::default() };
         for (disk, layout) in layouts.iter().enumerate() {
             for region in &layout.regions {
                 Walk { found: &mut found, layout, disk }.add(region, None, 0);

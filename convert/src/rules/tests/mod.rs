@@ -101,6 +101,7 @@ impl Guest {
             ],
             disks: vec![vec!["/dev/sda".into(), by_id.into()]],
             tables: vec![Some("deadbeef".into())],
+            ..Devices::default()
         };
         let request = Request {
             hardware: Hardware {
