@@ -5,7 +5,7 @@ use crate::binary::{cargo, static_release, workspace};
 use crate::lab::cells;
 use crate::packages::{self, Need};
 use crate::run::{Failure, Result, run as run_command};
-use crate::step::{Steps, Tally, run_tests};
+use crate::step::{Runner, Steps, Tally, run_tests};
 use std::process::{Command, ExitCode, Stdio};
 
 /// Runs everything, however much fails, and sums it up.
@@ -43,11 +43,18 @@ fn tests() -> Result<Tally> {
     let nextest =
         in_workspace().args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !nextest.is_ok_and(|status| status.success()) {
-        return run_tests(in_workspace().args(["test", "--workspace", "--locked", "--no-fail-fast"]));
+        return run_tests(
+            Runner::Cargo,
+            in_workspace().args(["test", "--workspace", "--locked", "--no-fail-fast"]),
+        );
     }
     let arguments = ["nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--no-tests", "pass"];
-    let mut tally = run_tests(in_workspace().args(arguments).args(["--status-level", "slow"]))?;
-    tally += run_tests(in_workspace().args(["test", "--workspace", "--locked", "--doc", "--no-fail-fast"]))?;
+    let mut tally =
+        run_tests(Runner::Nextest, in_workspace().args(arguments).args(["--status-level", "slow"]))?;
+    tally += run_tests(
+        Runner::Cargo,
+        in_workspace().args(["test", "--workspace", "--locked", "--doc", "--no-fail-fast"]),
+    )?;
     if tally == Tally::default() {
         return Err(Failure::new("the test runner's output names no test"));
     }
