@@ -2,7 +2,8 @@
 //! `cargo xtask test`: what CI runs, from formatting to booted guests.
 
 use crate::binary::{cargo, static_release, workspace};
-use crate::lab::cells;
+use crate::lab::cells::{self, Choice};
+use crate::lab::fit::Tools;
 use crate::packages::{self, Need};
 use crate::run::{Failure, Result, run as run_command};
 use crate::step::{Runner, Steps, Tally, run_tests};
@@ -23,7 +24,10 @@ pub(crate) fn run(all: bool, no_lab: bool) -> Result<ExitCode> {
     steps.check("documentation", docs);
     if !no_lab {
         match static_release() {
-            Ok(unmoor) => cells::run(&mut steps, &unmoor, all),
+            Ok(unmoor) => {
+                let choice = if all { Choice::All } else { Choice::OfTheDay };
+                cells::run(&mut steps, &Tools { unmoor, rescue: None }, &choice)?;
+            }
             Err(error) => steps.check("static build", || Err(error)),
         }
     }
