@@ -40,13 +40,14 @@ chroot /mnt systemctl --quiet enable systemd-networkd.service
 mkdir -p /mnt/etc/kernel
 echo "root=UUID=$(uuid "${TARGET}2") rootflags=subvol=@ console=tty0 console=ttyS0,115200 no_timer_check" \
     "rd.retry=120 rd.shell=0 rd.emergency=reboot panic=5" >/mnt/etc/kernel/cmdline
-printf 'layout=bls\n' >/mnt/etc/kernel/install.conf
+# Of the two that would add an initramfs to the entry, dracut's makes another; Debian's takes what is in /boot.
+printf 'layout=bls\ninitrd_generator=none\n' >/mnt/etc/kernel/install.conf
 say "installing systemd-boot"
 inside env SYSTEMD_RELAX_ESP_CHECKS=1 bootctl --no-variables --esp-path=/efi install
 printf 'timeout 1\nconsole-mode keep\n' >/mnt/efi/loader/loader.conf
 host_only virtio_blk "ahci nvme"
 version=$(ls /mnt/lib/modules)
-inside env SYSTEMD_RELAX_ESP_CHECKS=1 kernel-install add "$version" "/boot/vmlinuz-$version" "/boot/initrd.img-$version"
+inside env SYSTEMD_RELAX_ESP_CHECKS=1 kernel-install add "$version" "/boot/vmlinuz-$version"
 ls -R /mnt/efi/loader /mnt/efi/"$(cat /mnt/etc/machine-id)" >/dev/console
 cat /mnt/efi/loader/entries/*.conf >/dev/console
 umount -R /mnt

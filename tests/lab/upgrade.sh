@@ -19,6 +19,13 @@ else
     else
         if is_installed $other; then dpkg --remove --force-depends $other; fi
         dpkg --install /var/cache/unmoor-lab/*.deb
+        # The package's scripts renew what is installed, but do not install it for the first time.
+        if [ $loader = grub-pc ]; then
+            disk=/dev/$(lsblk --noheadings --nodeps --output PKNAME "$(findmnt -n -o SOURCE /)")
+            grub-install --target=i386-pc "$disk"
+        else
+            grub-install --target=x86_64-efi --efi-directory=/boot/efi --force-extra-removable
+        fi
     fi
     update-grub
 fi

@@ -87,7 +87,8 @@ impl Refusal {
         let before = (hash(&disk)?, files(scratch.path())?);
         let mut command = tools.fitting("convert", &[&disk], self.profile, &[]);
         let ended = command.output().while_doing(format_args!("starting {}", shown(&command)))?;
-        let said = String::from_utf8_lossy(&ended.stderr);
+        let said =
+            [ended.stdout, ended.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
         if ended.status.code() != Some(REFUSED) {
             return Err(Failure::new(format!("it is not refused: {}: {}", ended.status, said.trim())));
         }

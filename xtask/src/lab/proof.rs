@@ -223,3 +223,75 @@ impl Proof {
         Err(Failure::new(format!("{} booted, but {}", self.hostname, wrong.join("; "))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Proof;
+    use crate::lab::hardware::{Bus, Chipset, Firmware, Hardware};
+
+    const TARGET: Hardware = Hardware {
+        chipset: Chipset::Q35,
+        firmware: Firmware::Bios,
+        bus: Bus::Virtio,
+        nic: "virtio-net-pci",
+        mac: None,
+        slot: 6,
+    };
+
+    /// What a guest said in a real boot, without what is not read.
+    const SAID: &str = r#"{"nonce":"1","state":"running","hostname":"web02","kernel":"6.1.0-50-amd64","root":"/dev/sda1",
+        "firmware":"bios","secure_boot":false,
+        "mounts":{"filesystems":[{"target":"/","source":"/dev/sda1","fstype":"ext4","options":"rw","uuid":"9cf2"},
+            {"target":"/boot","source":"/dev/sda2","fstype":"ext4","options":"rw","uuid":"77aa"}]},
+        "fstab":{"filesystems":[{"target":"/","source":"UUID=9cf2","fstype":"ext4","options":"errors=remount-ro"},
+            {"target":"/boot","source":"UUID=77aa","fstype":"ext4","options":"defaults"},
+            {"target":"none","source":"UUID=a077","fstype":"swap","options":"sw"},
+            {"target":"/cdrom","source":"/dev/sr0","fstype":"iso9660","options":"ro,noauto"}]},
+        "swaps":1,"failed":[{"unit":"always.service"}],
+        "addresses":[{"ifname":"ens3","address":"52:54:00:0d:0d:01","addr_info":[
+            {"family":"inet","local":"10.0.2.77","prefixlen":24,"scope":"global"}]}],
+        "routes":[{"dst":"default","gateway":"10.0.2.2","dev":"ens3"}],"gateway":true}"#;
+
+    fn complaint(old: &str, new: &str) -> Option<String> {
+        assert!(SAID.contains(old), "{old}");
+        let now = Proof::read(&SAID.replace(old, new)).unwrap();
+        now.check_like(&Proof::read(SAID).unwrap(), &TARGET).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_machine_that_says_the_same_on_other_devices_is_well() {
+        assert_eq!(complaint("/dev/sda", "/dev/vda"), None);
+        assert_eq!(complaint("52:54:00:0d:0d:01", "52:54:00:0d:0d:02"), None);
+        assert_eq!(complaint(r#"[{"unit":"always.service"}]"#, "[]"), None);
+    }
+
+    #[test]
+    fn each_thing_that_is_lost_on_the_way_is_named() {
+        for (old, new, says) in [
+            ("web02", "localhost", "its name is localhost"),
+            ("6.1.0-50", "6.1.0-49", "its kernel is"),
+            (
+                r#""ifname":"ens3""#,
+                r#""ifname":"enp0s6""#,
+                "its network is enp0s6 10.0.2.77/24 instead of ens3",
+            ),
+            ("10.0.2.77", "10.0.2.15", "its network is"),
+            (r#""dst":"default""#, r#""dst":"10.0.0.0/8""#, "its default route is"),
+            (r#""gateway":true"#, r#""gateway":false"#, "its gateway does not answer"),
+            (r#""swaps":1"#, r#""swaps":0"#, "its number of swap areas is 0"),
+            (r#""firmware":"bios""#, r#""firmware":"uefi""#, "its firmware is uefi"),
+            (r#""secure_boot":false"#, r#""secure_boot":true"#, "Secure Boot: true"),
+            (r#""options":"rw","uuid":"77aa""#, r#""options":"rw","uuid":"88bb""#, "/boot is"),
+            (
+                r#"{"target":"/boot","source":"/dev/sda2""#,
+                r#"{"target":"/mnt","source":"/dev/sda2""#,
+                "/boot of /etc/fstab",
+            ),
+            ("always.service", "networking.service", "networking.service failed"),
+            (r#""state":"running""#, r#""state":"degraded""#, "systemd calls the machine degraded"),
+        ] {
+            let said = complaint(old, new).unwrap_or_default();
+            assert!(said.contains(says), "{old} -> {new}: {said:?}");
+        }
+    }
+}
