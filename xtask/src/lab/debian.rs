@@ -79,20 +79,24 @@ impl Packages {
         let names = self.names.join(" ");
         let directory =
             lab::cached(&format!("packages-{}", self.suite), &[self.suite, &names], |directory| {
-                self.download(&directory.join("apt"))?;
+                let (apt, packages) = (directory.join("apt"), directory.join("packages"));
+                self.download(&apt, &packages)?;
                 let mut tar = Command::new("tar");
-                tar.arg("-c").arg("-f").arg(directory.join("packages.tar")).arg("-C");
-                run(tar.args([&directory.join("apt"), Path::new(".")]).args(["--exclude=apt-*"]))?;
-                fs::remove_dir_all(directory.join("apt")).while_doing("removing apt's files")
+                tar.arg("-C").arg(&packages).arg("-cf").arg(directory.join("packages.tar")).arg(".");
+                run(&mut tar)?;
+                for left in [apt, packages] {
+                    fs::remove_dir_all(&left).while_doing(format_args!("removing {}", left.display()))?;
+                }
+                Ok(())
             })?;
         Ok(directory.join("packages.tar"))
     }
 
-    /// Fills `directory` with the files, by an apt that knows nothing of this machine.
-    fn download(&self, directory: &Path) -> Result {
-        let of_apt = |name: &str| directory.join(format!("apt-{name}"));
-        for name in ["state/lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(of_apt(name)).while_doing("making apt's directories")?;
+    /// Fills the directory `packages` with the files, by an apt that knows nothing of this machine and keeps its own in `apt`.
+    fn download(&self, apt: &Path, packages: &Path) -> Result {
+        let of_apt = |name: &str| apt.join(name);
+        for name in [of_apt("state/lists/partial"), of_apt("cache/archives/partial"), packages.to_owned()] {
+            fs::create_dir_all(&name).while_doing(format_args!("creating {}", name.display()))?;
         }
         let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
         let source = format!("deb [signed-by={keyring}] {} {} main\n", mirror(), self.suite);
@@ -100,7 +104,7 @@ impl Packages {
         fs::write(of_apt("status"), "").while_doing("writing apt's status")?;
         let apt = || {
             let mut command = Command::new("apt-get");
-            command.current_dir(directory).arg("--quiet=2").args(["-o", "APT::Architecture=amd64"]);
+            command.current_dir(packages).arg("--quiet=2").args(["-o", "APT::Architecture=amd64"]);
             command.args([
                 "-o",
                 "APT::Architectures=amd64",
