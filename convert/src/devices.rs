@@ -37,4 +37,28 @@ pub struct Devices {
     pub devices: Vec<Device>,
     /// Names of the disks on the source machine by their number, where known: "/dev/sda", and its links by id and path.
     pub disks: Vec<Vec<String>>,
+    /// Identities of the disks' partition tables, by the disks' numbers: GPT disk GUID, or MBR signature as eight hex digits;
+    /// udev's ID_PART_TABLE_UUID.
+    #[serde(default)]
+    pub tables: Vec<Option<String>>,
+}
+
+impl Devices {
+    /// What `spec` ("UUID=...", "/dev/sda1") means, as index; `None` where it means nothing on these disks.
+    pub fn resolve(&self, spec: &str) -> Option<usize> {
+        let spec = spec.trim().trim_matches('"');
+        let of = |device: &Device| {
+            let tags = [("UUID=", &device.uuid), ("LABEL=", &device.label), ("PARTUUID=", &device.partuuid)];
+            tags.iter()
+                .any(|(tag, value)| spec.strip_prefix(tag).is_some_and(|v| value.as_deref() == Some(v)))
+                || device.names.iter().any(|n| n == spec)
+        };
+        self.devices.iter().position(of)
+    }
+}
+impl Device {
+    /// A name that holds on any machine, where the device has one.
+    pub fn stable_spec(&self) -> Option<String> {
+        self.names.first().cloned()
+    }
 }

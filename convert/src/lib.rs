@@ -22,4 +22,5 @@ pub mod os;
 pub mod plan;
 pub mod request;
 pub mod rules;
+mod sys;
 pub mod target;

@@ -130,4 +130,8 @@ targets! {
     map targets::files::map, seal::nothing;
     manifest targets::files::manifest, seal::nothing;
     record targets::files::record, seal::record;
+    initramfs targets::initramfs::archive, seal::nothing;
+    modules targets::initramfs::indexes, seal::nothing;
+    module targets::initramfs::object, seal::nothing;
+    uki targets::initramfs::unified, seal::nothing;
 }

@@ -2,7 +2,7 @@
 //! How the seeds are made: `cargo xtask fuzz seeds`. Real tools make each disk; only its metadata are kept.
 //!
 //! Packages: e2fsprogs xfsprogs btrfs-progs ntfs-3g dosfstools exfatprogs util-linux fdisk gdisk qemu-utils lvm2 mdadm
-//! cryptsetup-bin. Some mount or need loop devices, so all of it wants root.
+//! cryptsetup-bin cpio xz-utils lz4 kmod gcc binutils systemd-boot-efi. Some mount or need loop devices, so all of it wants root.
 
 use std::fmt::Write;
 use std::fs::File;
@@ -69,6 +69,7 @@ mounted() { mkdir m; mount -o "loop,$1" disk1 m; trap 'umount m' EXIT; }
 put() { dd if="$1" of=disk1 bs=1M seek="$2" conv=notrunc,sparse status=none; }
 loops() { l=; for d in disk*; do l="$l $(losetup -f --show $d)"; done; trap 'losetup -d $l' EXIT; set -- $l; f=; for d in $l; do f="$f\"a|^$d\$|\","; done
   c="devices{use_devicesfile=0 filter=[$f\"r|.*|\"] global_filter=[$f\"r|.*|\"]} activation{checks=0 udev_sync=0 udev_rules=0} backup{backup=0 archive=0}"; }
+tree() { mkdir -p usr/lib etc/d; ln -s usr/lib lib; for i in 1 2 3 5; do head -c $((i * 300)) /dev/zero | tr '\0' A >usr/lib/$i; done; ln usr/lib/1 etc/hard; mknod usr/null c 1 3; printf '%s\n' usr usr/lib usr/lib/{1,2,3,5} lib etc etc/hard etc/d usr/null >names; }
 lv() { lvcreate -q --driverloaded n --config "$c" -an -Zn -Wn -y "$@" >/dev/null; }
 "#;
 
@@ -127,6 +128,17 @@ truncate -s 32M r; mke2fs -q -t ext4 -J size=1 -d c r; put r 1; truncate -s 4M s
     by("qcow2", "snapshot", "qcow2", "qemu-img create -q -f qcow2 -o cluster_size=4096 disk1 2M; qemu-io -c 'write -P 65 0 9000' disk1; qemu-img snapshot -c one disk1; qemu-io -c 'write -P 66 0 5000' disk1"),
     by("qcow2", "backing", "error", "qemu-img create -q -f raw r 1M; qemu-img create -q -f qcow2 -b r -F raw disk1"),
     here("map", "map", "map", |at| drop(map_file(&at.join("disk1"))), "an extent map with all three states and its leaves, by `write_map`"),
+    by("initramfs", "plain", "none", "tree; cpio -o -H newc --quiet <names >disk1"),
+    by("initramfs", "gzip", "gzip", "tree; cpio -o -H newc --quiet <names | gzip -n9 >disk1"),
+    by("initramfs", "xz", "xz", "tree; cpio -o -H newc --quiet <names | xz --check=crc32 >disk1"),
+    by("initramfs", "lzma", "lzma", "tree; cpio -o -H newc --quiet <names | xz --format=lzma >disk1"),
+    by("initramfs", "lz4", "lz4", "tree; cpio -o -H newc --quiet <names | lz4 -l -c >disk1"),
+    by("initramfs", "early-zstd", "none zstd", "tree; cpio -o -H newc --quiet <names >disk1; cpio -o -H newc --quiet <names | zstd -q >>disk1"),
+    by("initramfs", "checksums", "none none", "tree; cpio -o -H crc --quiet <names >disk1; cpio -o -H newc --quiet <names >>disk1"),
+    by("modules", "indexes", "4 modules", "printf 'k/a.ko: k/b.ko.xz k/c-d.ko\nk/b.ko.xz: k/c-d.ko\nk/c-d.ko:\nk/e.ko.zst:\n' >disk1; printf '# x\nalias pci:v00001AF4d*sv*sd*bc*sc*i* a\nalias ext[2-4] e\nalias fs-x c-d\n' >disk2
+printf 'softdep a pre: e fs-x post: c_d\nsoftdep e pre: a\n' >disk3; mkdir -p r/lib/modules/1.0; mkdir r/lib/modules/1.0/kernel; printf 'x.alias=pci:v*d*bc01sc06i01*\\0x.alias=fs-x\\0y.alias=pci:v00001AF4d*\\0' >r/lib/modules/1.0/modules.builtin.modinfo; touch r/lib/modules/1.0/modules.{order,builtin}; depmod -b $PWD/r 1.0; cp r/lib/modules/1.0/modules.builtin.alias.bin disk4"),
+    by("module", "elf64", "3 pairs", "printf 'char s[] __attribute__((section(\".modinfo\"))) = \"alias=x\\0depends=a,b\\0softdep=pre: c\"; int f(void) { return 1; }' >m.c; gcc -c -o disk1 m.c"),
+    by("uki", "stub", "8 sections, unified", "printf 'linux' >l; printf 'initrd' >i; printf 'quiet' >c; objcopy --add-section .cmdline=c --change-section-vma .cmdline=0x1000000 --add-section .linux=l --change-section-vma .linux=0x1100000 --add-section .initrd=i --change-section-vma .initrd=0x1200000 -R .text -R .rodata -R .data -R .rela /usr/lib/systemd/boot/efi/linuxx64.efi.stub disk1"),
     here("manifest", "manifest", "manifest", manifest, "the manifest of the seed layout/gpt"),
     here("record", "record", "record", record, "the record of a restore with a change, and its map"),
     kept("record", "endless", "error", "a sparse file of gigabytes as record, which was read whole"),

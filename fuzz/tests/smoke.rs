@@ -79,6 +79,10 @@ smoke! {
     damaged_maps_are_survived "map";
     damaged_manifests_are_survived "manifest";
     damaged_records_are_survived "record";
+    damaged_initramfs_images_are_survived "initramfs";
+    damaged_module_indexes_are_survived "modules";
+    damaged_modules_are_survived "module";
+    damaged_unified_kernel_images_are_survived "uki";
 }
 
 #[test]

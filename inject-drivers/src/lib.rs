@@ -1,2 +1,97 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Drivers that a guest lacks for its new machine, as edits for convert's plan.
+//!
+//! ```text
+//!   Request::hardware --needs--> modaliases --+
+//!   Kernel::modules --ModuleTree--------------+--fit--> modules that the initramfs lacks --archive::append--> Draft::append
+//!   Kernel::initramfs --archive::read, uki----+           findings: no driver, no initramfs, no room
+//!                                                         drop-ins for the guest's later kernels, capabilities
+//! ```
+//!
+//! Nothing of the guest is executed: where others rebuild the initramfs with the guest's own tools, an archive is put behind
+//! it, which the kernel unpacks over it.
+
+mod capabilities;
+mod drop_ins;
+mod fit;
+mod guest;
+mod judge;
+mod loading;
+mod needs;
+mod room;
+#[cfg(test)]
+mod tests;
+pub mod uki;
+
+use unmoor_convert::files::Files;
+use unmoor_convert::inspection::{Inspection, Kernel};
+use unmoor_convert::plan::Draft;
+use unmoor_convert::request::Request;
+use unmoor_images::Result;
+
+use fit::{Change, Fit};
+
+/// The rule's name in reasons of edits.
+pub const RULE: &str = "inject-drivers";
+
+/// Plans what makes every bootable kernel of the guest find its disks on `request`'s hardware, and says what cannot be done:
+///
+/// | rule of the finding | what |
+/// |---|---|
+/// | `driver` | no driver for a part of the hardware: an error for a disk that will be there, in the default kernel or in all |
+/// | `initramfs` | an initramfs is missing, corrupt or of a kind that is not understood |
+/// | `uki` | a signed unified kernel image would have to change |
+/// | `room` | the filesystem of an initramfs has no room for its new copy |
+///
+/// Running it on its own result plans nothing.
+///
+/// # Errors
+///
+/// As reading the guest's files.
+pub fn inject(draft: &mut Draft, inspection: &Inspection, request: &Request) -> Result<()> {
+    let default = default_kernel(inspection).map(|kernel| kernel.release.clone());
+    let mut fits: Vec<Fit> = Vec::new();
+    let mut grown = Vec::new();
+    for kernel in inspection.kernels.iter().filter(|kernel| is_wanted(kernel)) {
+        let is_default = Some(&kernel.release) == default.as_ref();
+        let fit = fit::fit(draft, inspection, request, kernel, is_default)?;
+        for change in &fit.changes {
+            // Two entries may start different kernels with the same file.
+            if grown.iter().any(|(known, _): &(String, u64)| known == change.path()) {
+                continue;
+            }
+            let before = draft.metadata(change.path())?.map_or(0, |found| found.size);
+            match change {
+                Change::Append { path, bytes } => draft.append(path, bytes.clone(), RULE, fit.why())?,
+                Change::Write { path, content } => draft.write(path, content.clone(), RULE, fit.why())?,
+            }
+            let after = draft.metadata(change.path())?.map_or(0, |found| found.size);
+            grown.push((change.path().to_owned(), after.saturating_sub(before)));
+        }
+        fits.push(fit);
+    }
+    judge::judge(draft, request, &fits);
+    room::check(draft, &grown)?;
+    drop_ins::plan(draft, request, &fits)?;
+    if let Some(fit) = fits.iter().find(|fit| fit.is_default) {
+        capabilities::tell(draft, fit);
+    }
+    Ok(())
+}
+
+/// Kernels that a person may start the machine with. A crash kernel is started by the one that crashed, on hardware that this one
+/// was fitted to, from an initramfs of its own that the guest makes anew by itself.
+fn is_wanted(kernel: &Kernel) -> bool {
+    kernel.bootable && !matches!(kernel.special.as_deref(), Some("kdump" | "xen"))
+}
+
+/// The kernel that starts when nobody chooses; the newest where no entry says so.
+fn default_kernel(inspection: &Inspection) -> Option<&Kernel> {
+    let entry = inspection.boot.entries.iter().find(|entry| entry.default);
+    let by_entry = entry.and_then(|entry| {
+        inspection.kernels.iter().find(|kernel| entry.kernel.is_some() && kernel.image == entry.kernel)
+    });
+    by_entry
+        .filter(|kernel| is_wanted(kernel))
+        .or_else(|| inspection.kernels.iter().find(|kernel| is_wanted(kernel)))
+}

@@ -45,10 +45,22 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("cryptsetup-bin", &[Need::Tests]),
     ("thin-provisioning-tools", &[Need::Tests]),
     ("attr", &[Need::Tests]),
+    ("patch", &[Need::Tests]),
+    ("grub-common", &[Need::Tests]),
+    ("systemd", &[Need::Tests]),
+    ("python3-yaml", &[Need::Tests]),
     ("user-mode-linux", &[Need::Tests]),
     ("partclone", &[Need::Tests, Need::Bench]),
     ("zstd", &[Need::Tests, Need::Bench]),
-    ("cpio", &[Need::Bench]),
+    ("cpio", &[Need::Tests, Need::Bench]),
+    ("xz-utils", &[Need::Tests]),
+    ("lz4", &[Need::Tests]),
+    ("kmod", &[Need::Tests]),
+    ("initramfs-tools-core", &[Need::Tests]),
+    ("binutils", &[Need::Tests]),
+    ("systemd-boot-efi", &[Need::Tests]),
+    ("sbsigntool", &[Need::Tests]),
+    ("openssl", &[Need::Tests]),
 ];
 
 /// Installs what is missing for `needs`, saying what. Does nothing, quietly, when nothing is missing.

@@ -5,6 +5,7 @@ use crate::lab::changed::{self, COMPRESSED_GUEST, COMPRESSIONS, REFUSALS, Refusa
 use crate::lab::fit::{FITS, Fit, Tools};
 use crate::lab::guest::{Built, Guest, Purpose};
 use crate::lab::guests::{GUESTS, guest};
+use crate::lab::initramfs;
 use crate::lab::listing::check_checkers;
 use crate::lab::restore::Restore;
 use crate::run::{Failure, Result};
@@ -20,6 +21,8 @@ enum Kind {
     Fit(&'static Fit),
     Refusal(&'static Refusal),
     Compression(&'static str),
+    /// A kernel unpacks an initramfs of this compression that was extended; there is no guest.
+    Unpack(&'static str),
 }
 
 /// A cell of the matrix.
@@ -59,17 +62,21 @@ pub(crate) fn cells() -> Vec<Cell> {
     for kind in COMPRESSIONS {
         add(format!("initramfs-{kind}"), Kind::Compression(kind));
     }
+    for kind in initramfs::compressions() {
+        add(format!("unpack-{kind}"), Kind::Unpack(kind));
+    }
     cells
 }
 
 impl Cell {
-    /// The name of its guest.
-    fn guest(&self) -> &'static str {
+    /// The name of its guest, if it has one.
+    fn guest(&self) -> Option<&'static str> {
         match self.kind {
-            Kind::Restore(restore) => restore.guest,
-            Kind::Fit(fit) => fit.guest,
-            Kind::Refusal(refusal) => refusal.guest,
-            Kind::Compression(_) => COMPRESSED_GUEST,
+            Kind::Restore(restore) => Some(restore.guest),
+            Kind::Fit(fit) => Some(fit.guest),
+            Kind::Refusal(refusal) => Some(refusal.guest),
+            Kind::Compression(_) => Some(COMPRESSED_GUEST),
+            Kind::Unpack(_) => None,
         }
     }
 
@@ -80,15 +87,24 @@ impl Cell {
             Kind::Fit(fit) => fit.title(),
             Kind::Refusal(refusal) => format!("{}: {} is refused", refusal.name, refusal.guest),
             Kind::Compression(kind) => format!("initramfs-{kind}: {COMPRESSED_GUEST} is fitted"),
+            Kind::Unpack(kind) => format!("unpack-{kind}: a kernel unpacks what was appended"),
         }
     }
 
-    fn run(&self, guest: &Built, tools: &Tools) -> Result {
+    fn run(&self, guests: &[Built], tools: &Tools) -> Result {
+        let guest = || {
+            let name = self.guest();
+            guests
+                .iter()
+                .find(|guest| Some(guest.name) == name)
+                .ok_or_else(|| Failure::new("its guest is not there"))
+        };
         match self.kind {
-            Kind::Restore(restore) => restore.run(guest, &tools.unmoor),
-            Kind::Fit(fit) => fit.run(guest, tools),
-            Kind::Refusal(refusal) => refusal.run(guest, tools),
-            Kind::Compression(kind) => changed::compression(kind, guest, tools),
+            Kind::Restore(restore) => restore.run(guest()?, &tools.unmoor),
+            Kind::Fit(fit) => fit.run(guest()?, tools),
+            Kind::Refusal(refusal) => refusal.run(guest()?, tools),
+            Kind::Compression(kind) => changed::compression(kind, guest()?, tools),
+            Kind::Unpack(kind) => initramfs::boot(kind, None),
         }
     }
 }
@@ -134,7 +150,7 @@ fn of_day(cells: Vec<Cell>, day: u64) -> Vec<Cell> {
 pub(crate) fn run(steps: &mut Steps, tools: &Tools, choice: &Choice<'_>) -> Result {
     let cells = chosen(choice)?;
     let guests: Vec<&Guest> =
-        GUESTS.iter().filter(|guest| cells.iter().any(|cell| cell.guest() == guest.name)).collect();
+        GUESTS.iter().filter(|guest| cells.iter().any(|cell| cell.guest() == Some(guest.name))).collect();
     let built: Mutex<Vec<Built>> = Mutex::default();
     steps.tests("lab: building the guests", || {
         Ok(in_parallel(&guests, |guest| {
@@ -151,10 +167,7 @@ pub(crate) fn run(steps: &mut Steps, tools: &Tools, choice: &Choice<'_>) -> Resu
     let steps = Mutex::new(steps);
     in_parallel(&cells, |cell| {
         let start = Instant::now();
-        let guest = built.iter().find(|guest| guest.name == cell.guest());
-        let outcome = guest
-            .ok_or_else(|| Failure::new("its guest is not there"))
-            .and_then(|guest| cell.run(guest, tools));
+        let outcome = cell.run(&built, tools);
         let tally = outcome.map(|()| Tally { passed: 1, failed: 0 });
         lock(&steps).record(&cell.title(), start.elapsed().as_secs_f64(), tally);
         Ok(())
@@ -209,7 +222,9 @@ mod tests {
         let names: BTreeSet<String> = cells().into_iter().map(|cell| cell.name).collect();
         assert_eq!(names.len(), cells().len());
         for cell in cells() {
-            crate::lab::guests::guest(cell.guest()).unwrap();
+            if let Some(name) = cell.guest() {
+                crate::lab::guests::guest(name).unwrap();
+            }
         }
         let in_a_month: BTreeSet<String> =
             (0..31).flat_map(|day| of_day(cells(), day)).map(|cell| cell.name).collect();

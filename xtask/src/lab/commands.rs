@@ -8,7 +8,7 @@ use crate::lab::fit::Tools;
 use crate::lab::guests::{GUESTS, guest};
 use crate::lab::hardware::{Bus, Chipset, Firmware, Nic};
 use crate::lab::qemu::{Disk, Machine, Writes};
-use crate::lab::{boot, cells, directory, listing, read_text};
+use crate::lab::{boot, cells, directory, initramfs, listing, read_text};
 use crate::packages::{self, Need};
 use crate::run::{Result, While};
 use crate::step::Steps;
@@ -67,6 +67,14 @@ pub(crate) enum Command {
         /// Keep what the script writes to the disk
         #[arg(long)]
         write: bool,
+    },
+    /// Boot initramfs images of each compression with files appended
+    Initramfs {
+        /// Compressions: all, or those named
+        compressions: Vec<String>,
+        /// Boot this kernel image instead of the appliance's
+        #[arg(long)]
+        kernel: Option<PathBuf>,
     },
     /// Remove what interrupted runs left
     Clean,
@@ -139,6 +147,16 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
                 limit: Duration::from_secs(3600),
             };
             print!("{}", job.run("job")?);
+        }
+        Command::Initramfs { compressions, kernel } => {
+            let mut steps = Steps::default();
+            let all = initramfs::compressions().map(str::to_owned);
+            let chosen = if compressions.is_empty() { all.collect() } else { compressions };
+            for name in &chosen {
+                let step = format!("lab: an initramfs packed with {name} and extended");
+                steps.check(&step, || initramfs::boot(name, kernel.as_deref()));
+            }
+            return Ok(steps.finish());
         }
         Command::Clean => {
             let lab = directory()?;

@@ -8,6 +8,7 @@
 //!   [`guest`] builds them; [`hardware`] and [`qemu`] are the machines they run on.
 //! - [`boot`] boots a disk on chosen hardware, [`proof`] is what the guest then says of itself; [`listing`] has the appliance
 //!   list every file of every file system and run their checkers.
+//! - [`initramfs`] boots small initramfs images of every compression to which unmoor appended files.
 //! - [`restore`] captures, verifies, restores, compares and boots; [`fit`] converts for other hardware and boots there;
 //!   [`changed`] has what must be refused. [`cells`] is the matrix of all these, and chooses from it.
 //!
@@ -23,6 +24,7 @@ pub(crate) mod fit;
 pub(crate) mod guest;
 pub(crate) mod guests;
 pub(crate) mod hardware;
+pub(crate) mod initramfs;
 pub(crate) mod listing;
 pub(crate) mod loop_device;
 pub(crate) mod old_content;
