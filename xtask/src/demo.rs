@@ -2,11 +2,11 @@
 //! `cargo xtask demo`: a real machine's disk goes into an image and onto another disk, and boots there.
 
 use crate::binary::static_release;
-use crate::lab::guest::GUESTS;
+use crate::lab::guests;
 use crate::lab::qemu::Writes;
-use crate::lab::{Scratch, proof};
+use crate::lab::{Scratch, boot};
 use crate::packages::{self, Need};
-use crate::run::{Failure, Result, While, run as run_command, shown};
+use crate::run::{Result, While, run as run_command, shown};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -17,7 +17,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     packages::require(&[Need::Build, Need::Lab])?;
     println!("building unmoor, release and static");
     let unmoor = static_release()?;
-    let guest = GUESTS.first().ok_or_else(|| Failure::new("the lab has no guest"))?;
+    let guest = guests::guest("bookworm")?;
     println!("taking the guest {}: {} (built once: some minutes)", guest.name, guest.about);
     let built = guest.build()?;
 
@@ -42,7 +42,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     let verified = step(&["verify"], &[&image, &restored])?;
 
     println!("\nbooting the restored disk in QEMU (about a minute)");
-    let proof = proof::boot(&guest.machine(&restored, Writes::Dropped))?;
+    let proof = boot::boot(&guest.machine(&restored, Writes::Dropped))?;
     proof.check(guest)?;
 
     println!("\n{:<30} {:>10} {:>12} {:>12}", "", "time", "size", "on disk");

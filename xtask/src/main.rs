@@ -31,7 +31,7 @@ struct Arguments {
 enum Task {
     /// Run all checks and tests; the last line is "N passed, N failed"
     Test {
-        /// Run the lab's long matrix too
+        /// Run all cells of the lab, not only the day's
         #[arg(long)]
         all: bool,
         /// Leave out what boots guests

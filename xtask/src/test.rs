@@ -2,10 +2,11 @@
 //! `cargo xtask test`: what CI runs, from formatting to booted guests.
 
 use crate::binary::{cargo, static_release, workspace};
-use crate::lab::cells;
+use crate::lab::cells::{self, Choice};
+use crate::lab::fit::Tools;
 use crate::packages::{self, Need};
 use crate::run::{Failure, Result, run as run_command};
-use crate::step::{Steps, Tally, run_tests};
+use crate::step::{Runner, Steps, Tally, run_tests};
 use std::process::{Command, ExitCode, Stdio};
 
 /// Runs everything, however much fails, and sums it up.
@@ -23,7 +24,10 @@ pub(crate) fn run(all: bool, no_lab: bool) -> Result<ExitCode> {
     steps.check("documentation", docs);
     if !no_lab {
         match static_release() {
-            Ok(unmoor) => cells::run(&mut steps, &unmoor, all),
+            Ok(unmoor) => {
+                let choice = if all { Choice::All } else { Choice::OfTheDay };
+                cells::run(&mut steps, &Tools { unmoor, rescue: None }, &choice)?;
+            }
             Err(error) => steps.check("static build", || Err(error)),
         }
     }
@@ -43,11 +47,18 @@ fn tests() -> Result<Tally> {
     let nextest =
         in_workspace().args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !nextest.is_ok_and(|status| status.success()) {
-        return run_tests(in_workspace().args(["test", "--workspace", "--locked", "--no-fail-fast"]));
+        return run_tests(
+            Runner::Cargo,
+            in_workspace().args(["test", "--workspace", "--locked", "--no-fail-fast"]),
+        );
     }
     let arguments = ["nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--no-tests", "pass"];
-    let mut tally = run_tests(in_workspace().args(arguments).args(["--status-level", "slow"]))?;
-    tally += run_tests(in_workspace().args(["test", "--workspace", "--locked", "--doc", "--no-fail-fast"]))?;
+    let mut tally =
+        run_tests(Runner::Nextest, in_workspace().args(arguments).args(["--status-level", "slow"]))?;
+    tally += run_tests(
+        Runner::Cargo,
+        in_workspace().args(["test", "--workspace", "--locked", "--doc", "--no-fail-fast"]),
+    )?;
     if tally == Tally::default() {
         return Err(Failure::new("the test runner's output names no test"));
     }

@@ -2,7 +2,8 @@
 //! The appliance: Debian's kernel and file system tools in a machine of their own, which runs a job on attached disks.
 
 use crate::lab::debian::{mirror, mmdebstrap};
-use crate::lab::qemu::{Bus, Chipset, Disk, Firmware, Kernel, Machine, Writes};
+use crate::lab::hardware::{Bus, Chipset, Firmware};
+use crate::lab::qemu::{Disk, Kernel, Machine, Writes};
 use crate::lab::{self, Scratch, read_text};
 use crate::run::{Failure, Result, While, run};
 use std::path::PathBuf;

@@ -1,135 +1,190 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Cells of the lab's matrix: a guest is captured, verified, restored onto a used disk, compared file by file, and booted.
+//! The matrix: all cells, which of them a run takes, and running them.
 
-use crate::lab::guest::{Built, GUESTS, Guest};
-use crate::lab::listing::{check_checkers, compare, file_count, list, signatures};
-use crate::lab::qemu::Writes;
-use crate::lab::{Scratch, old_content, proof};
-use crate::run::{Failure, Result, While, as_root, output};
+use crate::lab::changed::{self, COMPRESSED_GUEST, COMPRESSIONS, REFUSALS, Refusal};
+use crate::lab::fit::{FITS, Fit, Tools};
+use crate::lab::guest::{Built, Guest, Purpose};
+use crate::lab::guests::{GUESTS, guest};
+use crate::lab::initramfs;
+use crate::lab::listing::check_checkers;
+use crate::lab::restore::Restore;
+use crate::run::{Failure, Result};
 use crate::step::{Steps, Tally};
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// One cell.
+/// What a cell does with its guest.
+#[derive(Clone, Copy)]
+enum Kind {
+    Restore(Restore),
+    Fit(&'static Fit),
+    Refusal(&'static Refusal),
+    Compression(&'static str),
+    /// A kernel unpacks an initramfs of this compression that was extended; there is no guest.
+    Unpack(&'static str),
+}
+
+/// A cell of the matrix.
 pub(crate) struct Cell {
-    guest: &'static Guest,
-    /// How many bytes the target is bigger than the source.
-    bigger: u64,
-    /// The image's file name, which says its format.
-    image: &'static str,
-    /// Run only with `--all`.
-    long: bool,
+    /// What it is called on the command line.
+    pub(crate) name: String,
+    kind: Kind,
 }
 
-impl Cell {
-    fn name(&self) -> String {
-        let target = if self.bigger == 0 { "an equal" } else { "a bigger" };
-        format!("{}: {} to {target} used disk", self.guest.name, self.image)
-    }
+/// Which cells a run takes.
+pub(crate) enum Choice<'a> {
+    /// Every one: hours.
+    All,
+    /// One that restores and one of the others, another pair each day: what a run on a machine that has built no guest yet
+    /// can do in the time that CI gives it.
+    OfTheDay,
+    /// Those whose names are given.
+    Named(&'a [String]),
 }
 
-/// All cells: each guest in short, every other way only in the long matrix.
+/// All cells.
 pub(crate) fn cells() -> Vec<Cell> {
     let mut cells = Vec::new();
-    for guest in GUESTS {
-        cells.push(Cell { guest, bigger: 0, image: "image.qcow2", long: false });
+    let mut add = |name: String, kind| cells.push(Cell { name, kind });
+    for guest in GUESTS.iter().filter(|guest| guest.purpose == Purpose::Restore) {
+        let restore = Restore { guest: guest.name, bigger: 0, image: "image.qcow2" };
+        add(format!("restore-{}", guest.name), Kind::Restore(restore));
+        add(format!("restore-{}-bigger", guest.name), Kind::Restore(Restore { bigger: 3 << 30, ..restore }));
+        add(format!("restore-{}-raw", guest.name), Kind::Restore(Restore { image: "image.raw", ..restore }));
     }
-    for guest in GUESTS {
-        cells.push(Cell { guest, bigger: 3 << 30, image: "image.qcow2", long: true });
-        cells.push(Cell { guest, bigger: 0, image: "image.raw", long: true });
+    for fit in FITS {
+        add(fit.name.to_owned(), Kind::Fit(fit));
+    }
+    for refusal in REFUSALS {
+        add(refusal.name.to_owned(), Kind::Refusal(refusal));
+    }
+    for kind in COMPRESSIONS {
+        add(format!("initramfs-{kind}"), Kind::Compression(kind));
+    }
+    for kind in initramfs::compressions() {
+        add(format!("unpack-{kind}"), Kind::Unpack(kind));
     }
     cells
 }
 
-/// Builds the guests and runs the cells, two at a time.
-pub(crate) fn run(steps: &mut Steps, unmoor: &Path, all: bool) {
+impl Cell {
+    /// The name of its guest, if it has one.
+    fn guest(&self) -> Option<&'static str> {
+        match self.kind {
+            Kind::Restore(restore) => Some(restore.guest),
+            Kind::Fit(fit) => Some(fit.guest),
+            Kind::Refusal(refusal) => Some(refusal.guest),
+            Kind::Compression(_) => Some(COMPRESSED_GUEST),
+            Kind::Unpack(_) => None,
+        }
+    }
+
+    /// A line for a person.
+    pub(crate) fn title(&self) -> String {
+        match self.kind {
+            Kind::Restore(restore) => restore.title(),
+            Kind::Fit(fit) => fit.title(),
+            Kind::Refusal(refusal) => format!("{}: {} is refused", refusal.name, refusal.guest),
+            Kind::Compression(kind) => format!("initramfs-{kind}: {COMPRESSED_GUEST} is fitted"),
+            Kind::Unpack(kind) => format!("unpack-{kind}: a kernel unpacks what was appended"),
+        }
+    }
+
+    fn run(&self, guests: &[Built], tools: &Tools) -> Result {
+        let guest = || {
+            let name = self.guest();
+            guests
+                .iter()
+                .find(|guest| Some(guest.name) == name)
+                .ok_or_else(|| Failure::new("its guest is not there"))
+        };
+        match self.kind {
+            Kind::Restore(restore) => restore.run(guest()?, &tools.unmoor),
+            Kind::Fit(fit) => fit.run(guest()?, tools),
+            Kind::Refusal(refusal) => refusal.run(guest()?, tools),
+            Kind::Compression(kind) => changed::compression(kind, guest()?, tools),
+            Kind::Unpack(kind) => initramfs::boot(kind, None),
+        }
+    }
+}
+
+/// The cells of a choice.
+fn chosen(choice: &Choice<'_>) -> Result<Vec<Cell>> {
+    let cells = cells();
+    match choice {
+        Choice::All => Ok(cells),
+        Choice::OfTheDay => {
+            let day = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() / 86_400);
+            Ok(of_day(cells, day))
+        }
+        Choice::Named(names) => {
+            for name in *names {
+                if cells.iter().all(|cell| cell.name != *name) {
+                    let names: Vec<&str> = cells.iter().map(|cell| cell.name.as_str()).collect();
+                    return Err(Failure::new(format!(
+                        "there is no cell {name}: there are {}",
+                        names.join(", ")
+                    )));
+                }
+            }
+            Ok(cells.into_iter().filter(|cell| names.contains(&cell.name)).collect())
+        }
+    }
+}
+
+/// One cell of each half of the matrix, by the number of the day.
+fn of_day(cells: Vec<Cell>, day: u64) -> Vec<Cell> {
+    let (restores, others): (Vec<Cell>, Vec<Cell>) =
+        cells.into_iter().partition(|cell| matches!(cell.kind, Kind::Restore(_)));
+    [restores, others]
+        .into_iter()
+        .filter_map(|mut half| {
+            let index = usize::try_from(day).unwrap_or(0).checked_rem(half.len())?;
+            Some(half.swap_remove(index))
+        })
+        .collect()
+}
+
+/// Builds the guests of the chosen cells and runs these, two at a time.
+pub(crate) fn run(steps: &mut Steps, tools: &Tools, choice: &Choice<'_>) -> Result {
+    let cells = chosen(choice)?;
+    let guests: Vec<&Guest> =
+        GUESTS.iter().filter(|guest| cells.iter().any(|cell| cell.guest() == Some(guest.name))).collect();
     let built: Mutex<Vec<Built>> = Mutex::default();
     steps.tests("lab: building the guests", || {
-        Ok(in_parallel(GUESTS, |guest| {
-            let guest = guest.build()?;
-            check_checkers(&guest.listing()?)?;
-            lock(&built).push(guest);
+        Ok(in_parallel(&guests, |guest| {
+            let built_guest = guest.build()?;
+            if guest.purpose == Purpose::Restore {
+                check_checkers(&built_guest.listing()?)?;
+            }
+            lock(&built).push(built_guest);
             Ok(())
         }))
     });
     let built = built.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let cells: Vec<Cell> = cells().into_iter().filter(|cell| all || !cell.long).collect();
     println!("==> lab: {} cells", cells.len());
     let steps = Mutex::new(steps);
     in_parallel(&cells, |cell| {
         let start = Instant::now();
-        let guest = built.iter().find(|guest| guest.name == cell.guest.name);
-        let outcome = guest
-            .ok_or_else(|| Failure::new("its guest is not there"))
-            .and_then(|guest| cell.run(guest, unmoor));
+        let outcome = cell.run(&built, tools);
         let tally = outcome.map(|()| Tally { passed: 1, failed: 0 });
-        lock(&steps).record(&cell.name(), start.elapsed().as_secs_f64(), tally);
+        lock(&steps).record(&cell.title(), start.elapsed().as_secs_f64(), tally);
         Ok(())
     });
+    Ok(())
 }
 
-impl Cell {
-    fn run(&self, guest: &Built, unmoor: &Path) -> Result {
-        let scratch = Scratch::new(self.guest.name)?;
-        let image = scratch.path().join(self.image);
-        let restored = scratch.path().join("restored.raw");
-        let command = |arguments: &[&str], paths: &[&Path]| {
-            // As root, for the loop device.
-            output(as_root("env").arg(unmoor).args(arguments).args(paths)).map(drop)
-        };
-        command(&["capture"], &[&guest.disk, &image])?;
-        if self.image.ends_with("qcow2") {
-            output(Command::new("qemu-img").args(["check", "-q"]).arg(&image))?;
-        }
-        command(&["verify"], &[&image])?;
-        old_content::fill(&restored, self.guest.size + self.bigger)?;
-        // A block device keeps what is not written; a file might be replaced as a whole.
-        let device = LoopDevice::attach(&restored)?;
-        command(&["restore", "--yes"], &[&image, device.path()])?;
-        command(&["verify"], &[&image, device.path()])?;
-        drop(device);
-
-        let before = guest.listing()?;
-        let after = list(&restored)?;
-        // A bigger disk has its backup GPT elsewhere, and its last volumes have grown.
-        let but: &[&str] =
-            if self.bigger == 0 { &[] } else { &["table", "signatures", "checker", "volumes"] };
-        compare(&before, &after, but).while_doing("comparing the restored disk with the source")?;
-        check_checkers(&after)?;
-        if signatures(&before) != signatures(&after) {
-            let (before, after) = (signatures(&before), signatures(&after));
-            return Err(Failure::new(format!("probing found {before:?} before and {after:?} after")));
-        }
-        if file_count(&before) < 10_000 {
-            return Err(Failure::new("the listing of the source has too few files to prove anything"));
-        }
-        proof::boot(&self.guest.machine(&restored, Writes::Dropped))?.check(self.guest)
+/// Boots guests on the hardware of their cells without fitting them; all have to fail.
+pub(crate) fn control(steps: &mut Steps, names: &[String]) -> Result {
+    for fit in FITS.iter().filter(|fit| names.is_empty() || names.iter().any(|name| name == fit.name)) {
+        let built = guest(fit.guest)?.build()?;
+        steps.check(&format!("control of {}", fit.title()), || {
+            println!("    {}", fit.control(&built)?);
+            Ok(())
+        });
     }
-}
-
-/// A file as a block device, detached when dropped.
-struct LoopDevice(PathBuf);
-
-impl LoopDevice {
-    fn attach(file: &Path) -> Result<Self> {
-        let device = output(as_root("losetup").args(["--find", "--show"]).arg(file))?;
-        Ok(Self(PathBuf::from(device.trim_end())))
-    }
-
-    fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        if let Err(error) = output(as_root("losetup").arg("--detach").arg(&self.0)) {
-            println!("    {error}");
-        }
-    }
+    Ok(())
 }
 
 /// Does `work` for every item, two at a time, and counts what passed; failures are printed as they come.
@@ -155,4 +210,33 @@ pub(crate) fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) -> Result + Sy
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{cells, of_day};
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_cell_has_a_name_of_its_own_and_a_guest_and_its_day() {
+        let names: BTreeSet<String> = cells().into_iter().map(|cell| cell.name).collect();
+        assert_eq!(names.len(), cells().len());
+        for cell in cells() {
+            if let Some(name) = cell.guest() {
+                crate::lab::guests::guest(name).unwrap();
+            }
+        }
+        let in_a_month: BTreeSet<String> =
+            (0..31).flat_map(|day| of_day(cells(), day)).map(|cell| cell.name).collect();
+        assert_eq!(in_a_month, names);
+    }
+
+    #[test]
+    fn each_day_has_one_cell_that_restores_and_one_other() {
+        for day in 20_000..20_040 {
+            let names: Vec<String> = of_day(cells(), day).into_iter().map(|cell| cell.name).collect();
+            assert_eq!(names.len(), 2, "{names:?}");
+            assert!(names[0].starts_with("restore-") && !names[1].starts_with("restore-"), "{names:?}");
+        }
+    }
 }

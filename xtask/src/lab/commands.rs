@@ -3,11 +3,14 @@
 
 use crate::binary;
 use crate::lab::appliance::Job;
-use crate::lab::guest::GUESTS;
-use crate::lab::qemu::{Bus, Chipset, Disk, Firmware, Machine, Writes};
-use crate::lab::{cells, directory, initramfs, listing, proof, read_text};
+use crate::lab::cells::Choice;
+use crate::lab::fit::Tools;
+use crate::lab::guests::{GUESTS, guest};
+use crate::lab::hardware::{Bus, Chipset, Firmware, Nic};
+use crate::lab::qemu::{Disk, Machine, Writes};
+use crate::lab::{boot, cells, directory, initramfs, listing, read_text};
 use crate::packages::{self, Need};
-use crate::run::{Failure, Result, While};
+use crate::run::{Result, While};
 use crate::step::Steps;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,14 +22,25 @@ pub(crate) enum Command {
     List,
     /// Build guests: all, or those named
     Build { guests: Vec<String> },
-    /// Capture, restore, compare and boot the guests
+    /// Run cells of the matrix: those of the day, or those named
     Test {
-        /// Run the long matrix
-        #[arg(long)]
+        /// Run all cells
+        #[arg(long, conflicts_with = "cell")]
         all: bool,
+        /// Run this cell (may be given several times)
+        #[arg(long)]
+        cell: Vec<String>,
         /// Test this binary instead of building one
         #[arg(long)]
         unmoor: Option<PathBuf>,
+        /// The rescue environment that it is to use
+        #[arg(long)]
+        rescue: Option<PathBuf>,
+    },
+    /// Boot guests on the hardware of their cells without fitting them, which must fail
+    Control {
+        /// Only of these cells
+        cells: Vec<String>,
     },
     /// Boot a guest's disk on chosen hardware and show its proof of boot; the disk is not changed
     Boot {
@@ -75,6 +89,10 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
             for guest in GUESTS {
                 println!("{:<10} {}", guest.name, guest.about);
             }
+            println!("\ncells:");
+            for cell in cells::cells() {
+                println!("  {:<24} {}", cell.name, cell.title());
+            }
             println!("\nin {}:", lab.display());
             for entry in std::fs::read_dir(&lab).while_doing(format_args!("reading {}", lab.display()))? {
                 println!("  {}", entry?.file_name().to_string_lossy());
@@ -82,11 +100,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Build { guests } => {
             for name in &guests {
-                if !GUESTS.iter().any(|guest| guest.name == name) {
-                    return Err(Failure::new(format!(
-                        "there is no guest {name}: see `cargo xtask lab list`"
-                    )));
-                }
+                guest(name)?;
             }
             let chosen: Vec<_> = GUESTS
                 .iter()
@@ -100,18 +114,28 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Command::Test { all, unmoor } => {
+        Command::Test { all, cell, unmoor, rescue } => {
             let mut steps = Steps::default();
             let unmoor = unmoor.map_or_else(binary::static_release, Ok)?;
-            cells::run(&mut steps, &unmoor, all);
+            let choice = match cell.as_slice() {
+                _ if all => Choice::All,
+                [] => Choice::OfTheDay,
+                names => Choice::Named(names),
+            };
+            cells::run(&mut steps, &Tools { unmoor, rescue }, &choice)?;
+            return Ok(steps.finish());
+        }
+        Command::Control { cells } => {
+            let mut steps = Steps::default();
+            cells::control(&mut steps, &cells)?;
             return Ok(steps.finish());
         }
         Command::Boot { disk, chipset, firmware, bus, nic, sector } => {
             let mut disk = Disk::new(&disk, "SYSTEM0", Writes::Dropped);
             disk.sector = sector;
             let mut machine = Machine::new(chipset, firmware, bus, vec![disk]);
-            machine.nic = Some(nic);
-            println!("{:#?}", proof::boot(&machine)?);
+            machine.nics.push(Nic::new(&nic));
+            println!("{:#?}", boot::boot(&machine)?);
         }
         Command::Files { disk } => print!("{}", listing::list(&disk)?),
         Command::Job { script, disk, write } => {

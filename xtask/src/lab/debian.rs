@@ -2,11 +2,15 @@
 //! Trees of Debian packages, made by mmdebstrap.
 
 use crate::lab;
-use crate::run::{Result, as_root, run};
-use std::path::PathBuf;
+use crate::run::{Result, While, as_root, run};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A guest's packages.
 pub(crate) struct Tree {
+    /// Its name in the lab.
+    name: &'static str,
     /// Debian's name of the release.
     pub(crate) suite: &'static str,
     /// What is installed beside the essential packages.
@@ -14,15 +18,34 @@ pub(crate) struct Tree {
 }
 
 pub(crate) const BOOKWORM: Tree = Tree {
+    name: "bookworm",
     suite: "bookworm",
     packages: "linux-image-amd64,systemd-sysv,udev,dbus,grub-pc,ifupdown,isc-dhcp-client,iproute2,iputils-ping,\
         e2fsprogs,btrfs-progs,attr,acl,kmod,openssh-server,cron,logrotate,less,zstd,ca-certificates",
 };
 
 pub(crate) const TRIXIE: Tree = Tree {
+    name: "trixie",
     suite: "trixie",
     packages: "linux-image-amd64,systemd-sysv,udev,dbus,grub-efi-amd64,iproute2,iputils-ping,e2fsprogs,xfsprogs,\
         lvm2,dosfstools,attr,acl,kmod,openssh-server,cron,logrotate,less,zstd,ca-certificates",
+};
+
+/// With dracut, NetworkManager, Secure Boot's signed loaders and systemd-boot; what makes and signs a unified kernel image.
+pub(crate) const TRIXIE_DRACUT: Tree = Tree {
+    name: "trixie-dracut",
+    suite: "trixie",
+    packages: "linux-image-amd64,dracut,systemd-sysv,udev,dbus,network-manager,grub-efi-amd64,grub-efi-amd64-signed,\
+        shim-signed,systemd-boot,iproute2,iputils-ping,e2fsprogs,xfsprogs,btrfs-progs,lvm2,dosfstools,kmod,openssh-server,\
+        cron,less,zstd,binutils,sbsigntool,openssl",
+};
+
+/// With all programs that compress an initramfs.
+pub(crate) const BULLSEYE: Tree = Tree {
+    name: "bullseye",
+    suite: "bullseye",
+    packages: "linux-image-amd64,systemd-sysv,udev,dbus,grub-pc,ifupdown,isc-dhcp-client,iproute2,iputils-ping,e2fsprogs,\
+        kmod,openssh-server,cron,less,gzip,xz-utils,zstd,lz4,cpio",
 };
 
 /// Documents and translations are a third of the files and nothing boots from them.
@@ -31,7 +54,7 @@ const LEFT_OUT: [&str; 4] = ["doc", "info", "locale", "man"];
 impl Tree {
     /// The tree as a tar archive, built where it is not cached.
     pub(crate) fn archive(&self) -> Result<PathBuf> {
-        let name = format!("tree-{}", self.suite);
+        let name = format!("tree-{}", self.name);
         let directory = lab::cached(&name, &[self.suite, self.packages], |directory| {
             run(mmdebstrap(self.packages).arg(self.suite).arg(directory.join("tree.tar")).arg(mirror()))
         })?;
@@ -39,8 +62,75 @@ impl Tree {
     }
 }
 
+/// Files of packages that a guest keeps for later.
+pub(crate) struct Packages {
+    suite: &'static str,
+    names: &'static [&'static str],
+}
+
+/// The boot loader for the other firmware, which the administrator of a guest that changed its firmware has to install.
+pub(crate) const BOOKWORM_UEFI: Packages =
+    Packages { suite: "bookworm", names: &["grub-efi-amd64", "grub-efi-amd64-bin"] };
+pub(crate) const TRIXIE_BIOS: Packages = Packages { suite: "trixie", names: &["grub-pc", "grub-pc-bin"] };
+
+impl Packages {
+    /// The files in a tar archive, downloaded where they are not cached.
+    pub(crate) fn archive(&self) -> Result<PathBuf> {
+        let names = self.names.join(" ");
+        let directory =
+            lab::cached(&format!("packages-{}", self.suite), &[self.suite, &names], |directory| {
+                let (apt, packages) = (directory.join("apt"), directory.join("packages"));
+                self.download(&apt, &packages)?;
+                let mut tar = Command::new("tar");
+                tar.arg("-C").arg(&packages).arg("-cf").arg(directory.join("packages.tar")).arg(".");
+                run(&mut tar)?;
+                for left in [apt, packages] {
+                    fs::remove_dir_all(&left).while_doing(format_args!("removing {}", left.display()))?;
+                }
+                Ok(())
+            })?;
+        Ok(directory.join("packages.tar"))
+    }
+
+    /// Fills the directory `packages` with the files, by an apt that knows nothing of this machine and keeps its own in `apt`.
+    fn download(&self, apt: &Path, packages: &Path) -> Result {
+        let of_apt = |name: &str| apt.join(name);
+        for name in [of_apt("state/lists/partial"), of_apt("cache/archives/partial"), packages.to_owned()] {
+            fs::create_dir_all(&name).while_doing(format_args!("creating {}", name.display()))?;
+        }
+        let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
+        let source = format!("deb [signed-by={keyring}] {} {} main\n", mirror(), self.suite);
+        fs::write(of_apt("sources.list"), source).while_doing("writing sources.list")?;
+        fs::write(of_apt("status"), "").while_doing("writing apt's status")?;
+        let apt = || {
+            let mut command = Command::new("apt-get");
+            command.current_dir(packages).arg("--quiet=2").args(["-o", "APT::Architecture=amd64"]);
+            command.args([
+                "-o",
+                "APT::Architectures=amd64",
+                "-o",
+                "APT::Sandbox::User=",
+                "-o",
+                "Acquire::Languages=none",
+            ]);
+            for (option, name) in [
+                ("Dir::State", "state"),
+                ("Dir::State::status", "status"),
+                ("Dir::Cache", "cache"),
+                ("Dir::Etc::sourcelist", "sources.list"),
+                ("Dir::Etc::sourceparts", "none"),
+            ] {
+                command.args(["-o", &format!("{option}={}", of_apt(name).display())]);
+            }
+            command
+        };
+        run(apt().arg("update"))?;
+        run(apt().arg("download").args(self.names))
+    }
+}
+
 /// mmdebstrap with the options that all trees share; suite, target and mirror are left to be added.
-pub(crate) fn mmdebstrap(packages: &str) -> std::process::Command {
+pub(crate) fn mmdebstrap(packages: &str) -> Command {
     let mut command = as_root("mmdebstrap");
     command.args(["--quiet", "--mode=root", "--variant=minbase"]);
     for directory in LEFT_OUT {

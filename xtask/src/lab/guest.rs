@@ -2,9 +2,12 @@
 //! The guests: real Debian machines, installed, aged and booted once.
 
 use crate::lab::appliance::Job;
-use crate::lab::debian::{BOOKWORM, TRIXIE, Tree};
-use crate::lab::qemu::{Bus, Chipset, Disk, Firmware, Machine, Writes};
-use crate::lab::{self, appliance, listing, proof, read_text};
+use crate::lab::boot;
+use crate::lab::debian::{Packages, Tree};
+use crate::lab::hardware::Hardware;
+use crate::lab::proof::Proof;
+use crate::lab::qemu::{Disk, Machine, Writes};
+use crate::lab::{self, appliance, listing, read_text};
 use crate::run::{Result, While};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,7 +16,18 @@ use std::time::Duration;
 const INSTALL: &str = include_str!("../../../tests/lab/install.sh");
 const AGE: &str = include_str!("../../../tests/lab/age.sh");
 const PROOF: &str = include_str!("../../../tests/lab/proof.sh");
+const FIT: &str = include_str!("../../../tests/lab/fit.sh");
+const TOLD: &str = include_str!("../../../tests/lab/told.sh");
 const PROOF_UNIT: &str = include_str!("../../../tests/lab/proof.service");
+
+/// What a guest is for, which decides what is put into it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    /// To be captured and restored: its file systems are aged, and `proof.sh` is installed in it.
+    Restore,
+    /// To be fitted to other hardware: it runs what the host passes when it has booted, `report.sh`.
+    Fit,
+}
 
 /// A kind of guest: how it is made, and what it says of itself when it is well.
 pub(crate) struct Guest {
@@ -21,15 +35,16 @@ pub(crate) struct Guest {
     pub(crate) name: &'static str,
     /// What it is, in one line.
     pub(crate) about: &'static str,
-    tree: &'static Tree,
-    recipe: &'static str,
+    pub(crate) tree: &'static Tree,
+    pub(crate) recipe: &'static str,
+    /// Files of packages that it keeps.
+    pub(crate) packages: Option<&'static Packages>,
     /// The size of its disk, in bytes.
     pub(crate) size: u64,
     /// The hardware that it was installed for.
-    pub(crate) chipset: Chipset,
-    pub(crate) firmware: Firmware,
-    pub(crate) bus: Bus,
-    pub(crate) nic: &'static str,
+    pub(crate) hardware: Hardware,
+    /// What it is for.
+    pub(crate) purpose: Purpose,
     /// What its proof of boot must say.
     pub(crate) hostname: &'static str,
     /// Mount points and file system types.
@@ -37,54 +52,6 @@ pub(crate) struct Guest {
     /// The number of active swap areas.
     pub(crate) swaps: u64,
 }
-
-const GIB: u64 = 1 << 30;
-
-/// All guests.
-pub(crate) const GUESTS: &[Guest] = &[
-    Guest {
-        name: "bookworm",
-        about: "Debian 12, BIOS, MBR with a logical partition, ext4, swap",
-        tree: &BOOKWORM,
-        recipe: include_str!("../../../tests/lab/guest-bookworm.sh"),
-        size: 4 * GIB,
-        chipset: Chipset::Pc,
-        firmware: Firmware::Bios,
-        bus: Bus::Ahci,
-        nic: "e1000",
-        hostname: "web01",
-        mounts: &[("/", "ext4")],
-        swaps: 1,
-    },
-    Guest {
-        name: "trixie",
-        about: "Debian 13, UEFI, GPT with ESP, /boot, LVM with ext4, XFS and swap",
-        tree: &TRIXIE,
-        recipe: include_str!("../../../tests/lab/guest-trixie.sh"),
-        size: 6 * GIB,
-        chipset: Chipset::Q35,
-        firmware: Firmware::Uefi,
-        bus: Bus::Nvme,
-        nic: "e1000e",
-        hostname: "db01",
-        mounts: &[("/", "ext4"), ("/boot", "ext4"), ("/boot/efi", "vfat"), ("/srv", "xfs")],
-        swaps: 1,
-    },
-    Guest {
-        name: "btrfs",
-        about: "Debian 12, BIOS, GPT with a BIOS boot partition, compressed btrfs with subvolumes",
-        tree: &BOOKWORM,
-        recipe: include_str!("../../../tests/lab/guest-btrfs.sh"),
-        size: 4 * GIB,
-        chipset: Chipset::Q35,
-        firmware: Firmware::Bios,
-        bus: Bus::Ahci,
-        nic: "e1000e",
-        hostname: "files01",
-        mounts: &[("/", "btrfs"), ("/home", "btrfs")],
-        swaps: 0,
-    },
-];
 
 /// A guest that is there: its disk, and what is known of it. None of its files is ever changed.
 pub(crate) struct Built {
@@ -95,6 +62,12 @@ pub(crate) struct Built {
 }
 
 impl Built {
+    /// What the guest said of itself on its own hardware. Only guests of [`Purpose::Fit`] have kept it.
+    pub(crate) fn proof(&self) -> Result<Proof> {
+        let path = self.disk.with_file_name("proof.json");
+        Proof::read(&read_text(&path)?).while_doing(format_args!("reading {}", path.display()))
+    }
+
     /// The disk's [listing], made where it is not cached.
     pub(crate) fn listing(&self) -> Result<String> {
         let guest = self.disk.to_string_lossy();
@@ -112,19 +85,28 @@ impl Guest {
     pub(crate) fn build(&self) -> Result<Built> {
         let appliance = appliance::built()?;
         let tree = self.tree.archive()?;
-        let hardware =
-            format!("{} {:?} {:?} {:?} {}", self.size, self.chipset, self.firmware, self.bus, self.nic);
+        let packages = self.packages.map(Packages::archive).transpose()?;
+        let hardware = self.hardware.recipe(self.size);
         // A guest made from another tree or by another appliance is another guest.
         let inputs = [&appliance, &tree].map(|path| path.to_string_lossy());
         let mut recipe: Vec<&str> = inputs.iter().map(AsRef::as_ref).collect();
-        recipe.extend([appliance::PRELUDE, INSTALL, AGE, PROOF, PROOF_UNIT, self.recipe, &hardware]);
+        recipe.extend([appliance::PRELUDE, INSTALL]);
+        match self.purpose {
+            Purpose::Restore => recipe.extend([AGE, PROOF]),
+            Purpose::Fit => recipe.extend([FIT, TOLD]),
+        }
+        recipe.extend([PROOF_UNIT, self.recipe, &hardware]);
+        let packages_path = packages.as_ref().map(|path| path.to_string_lossy());
+        recipe.extend(packages_path.as_deref());
         let directory = lab::cached(&format!("guest-{}", self.name), &recipe, |directory| {
             let disk = directory.join("disk.raw");
             let file = File::create(&disk).while_doing(format_args!("creating {}", disk.display()))?;
             file.set_len(self.size).while_doing(format_args!("sizing {}", disk.display()))?;
-            self.install(&disk, &tree)?;
+            self.install(&disk, &tree, packages.as_deref())?;
             // The first boot makes what every machine makes once: identity, keys, journal.
-            proof::boot(&self.machine(&disk, Writes::Kept))?.check(self)?;
+            let proof = boot::boot(&self.machine(&disk, Writes::Kept))?;
+            proof.check(self)?;
+            fs::write(directory.join("proof.json"), proof.line()).while_doing("writing proof.json")?;
             let mut permissions = file.metadata()?.permissions();
             permissions.set_readonly(true);
             fs::set_permissions(&disk, permissions).while_doing("making the disk read-only")
@@ -132,19 +114,23 @@ impl Guest {
         Ok(Built { disk: directory.join("disk.raw"), name: self.name })
     }
 
-    fn install(&self, disk: &Path, tree: &Path) -> Result {
-        let script = format!("{INSTALL}\n{}", self.recipe);
-        let files = vec![("age.sh", AGE), ("proof.sh", PROOF), ("proof.service", PROOF_UNIT)];
-        let disks = vec![Disk::new(disk, "target", Writes::Kept), Disk::new(tree, "rootfs", Writes::Dropped)];
+    fn install(&self, disk: &Path, tree: &Path, packages: Option<&Path>) -> Result {
+        let (script, files) = match self.purpose {
+            Purpose::Restore => {
+                (format!("{INSTALL}\n{}", self.recipe), vec![("age.sh", AGE), ("proof.sh", PROOF)])
+            }
+            Purpose::Fit => (format!("{INSTALL}\n{FIT}\n{}", self.recipe), vec![("proof.sh", TOLD)]),
+        };
+        let files = files.into_iter().chain([("proof.service", PROOF_UNIT)]).collect();
+        let mut disks =
+            vec![Disk::new(disk, "target", Writes::Kept), Disk::new(tree, "rootfs", Writes::Dropped)];
+        disks.extend(packages.map(|tar| Disk::new(tar, "packages", Writes::Dropped)));
         let limit = Duration::from_secs(1800);
         Job { script, files, disks, limit }.run(&format!("install-{}", self.name)).map(drop)
     }
 
     /// The machine that the guest was installed for, with `disk` in it.
     pub(crate) fn machine(&self, disk: &Path, writes: Writes) -> Machine {
-        let mut machine =
-            Machine::new(self.chipset, self.firmware, self.bus, vec![Disk::new(disk, "SYSTEM0", writes)]);
-        machine.nic = Some(self.nic.to_owned());
-        machine
+        self.hardware.machine(disk, writes)
     }
 }

@@ -3,7 +3,8 @@
 //! `unmoor_initramfs::archive` says that the kernel would unpack.
 
 use crate::lab::appliance;
-use crate::lab::qemu::{Bus, Chipset, Firmware, Kernel, Machine};
+use crate::lab::hardware::{Bus, Chipset, Firmware};
+use crate::lab::qemu::{Kernel, Machine};
 use crate::lab::{Scratch, read_text};
 use crate::run::{Failure, Result, While, run};
 use std::path::Path;

@@ -4,24 +4,33 @@
 //! - [`debian`] makes trees of packages with mmdebstrap.
 //! - [`appliance`] is a small machine with a distribution's kernel and file system tools. It runs a job, a shell script,
 //!   with disks attached: so nothing here needs device-mapper, vfat or a partition-table parser of the host.
-//! - [`guest`] lists the guests; each is a recipe in `tests/lab/guest-NAME.sh`. To add one, add a row there and the recipe.
-//! - [`proof`] boots a disk on chosen hardware and reads what the guest says of itself; [`listing`] has the appliance
+//! - [`guests`] lists the guests; each is a recipe in `tests/lab/guest-NAME.sh`. To add one, add a row there and the recipe.
+//!   [`guest`] builds them; [`hardware`] and [`qemu`] are the machines they run on.
+//! - [`boot`] boots a disk on chosen hardware, [`proof`] is what the guest then says of itself; [`listing`] has the appliance
 //!   list every file of every file system and run their checkers.
 //! - [`initramfs`] boots small initramfs images of every compression to which unmoor appended files.
-//! - [`cells`] puts it together: capture, verify, restore, compare, boot.
+//! - [`restore`] captures, verifies, restores, compares and boots; [`fit`] converts for other hardware and boots there;
+//!   [`changed`] has what must be refused. [`cells`] is the matrix of all these, and chooses from it.
 //!
 //! All that is built lies outside the tree, in `$UNMOOR_LAB_DIR` or `~/.cache/unmoor-lab`, named by a hash of its recipe.
 
 pub(crate) mod appliance;
+pub(crate) mod boot;
 pub(crate) mod cells;
+pub(crate) mod changed;
 pub(crate) mod commands;
 pub(crate) mod debian;
+pub(crate) mod fit;
 pub(crate) mod guest;
+pub(crate) mod guests;
+pub(crate) mod hardware;
 pub(crate) mod initramfs;
 pub(crate) mod listing;
+pub(crate) mod loop_device;
 pub(crate) mod old_content;
 pub(crate) mod proof;
 pub(crate) mod qemu;
+pub(crate) mod restore;
 pub(crate) mod stall;
 
 use crate::run::{Failure, Result, While};

@@ -1,20 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Proof of boot: a unit in the guest says on the second serial port what came up (`tests/lab/proof.sh`).
+//! Proof of boot: what a guest said of itself (`tests/lab/proof.sh`, `tests/lab/report.sh`), and whether that is well.
 
-use crate::lab::guest::Guest;
-use crate::lab::qemu::Machine;
-use crate::lab::{Scratch, read_text};
+use crate::lab::guest::{Guest, Purpose};
+use crate::lab::hardware::{Firmware, Hardware};
 use crate::run::{Failure, Result, While};
 use serde::Deserialize;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// A guest needs 40 to 60 s on two idle processors; on busy ones it has taken 330 s.
-const LIMIT: Duration = Duration::from_secs(900);
 
 /// What a guest said of itself.
 #[derive(Deserialize, Debug)]
 pub(crate) struct Proof {
-    nonce: String,
+    pub(crate) nonce: String,
     /// systemd's word: `running`, or `degraded` where units failed.
     pub(crate) state: String,
     pub(crate) hostname: String,
@@ -28,14 +23,32 @@ pub(crate) struct Proof {
     pub(crate) swaps: u64,
     failed: Option<Vec<Unit>>,
     addresses: Vec<Interface>,
+    #[serde(flatten)]
+    pub(crate) more: Option<More>,
     /// From power on to power off, in seconds.
     #[serde(skip)]
     pub(crate) seconds: f64,
+    /// The line that all this was read from.
+    #[serde(skip)]
+    line: String,
 }
 
+/// What only guests of [`Purpose::Fit`] say.
 #[derive(Deserialize, Debug)]
-struct Mounts {
-    filesystems: Vec<Mount>,
+pub(crate) struct More {
+    /// Whether the firmware checked signatures.
+    pub(crate) secure_boot: bool,
+    /// The lines of /etc/fstab.
+    pub(crate) fstab: Mounts,
+    pub(crate) routes: Vec<Route>,
+    /// Whether the default route's gateway answers.
+    pub(crate) gateway: bool,
+}
+
+/// What `findmnt` prints.
+#[derive(Deserialize, Debug)]
+pub(crate) struct Mounts {
+    pub(crate) filesystems: Vec<Mount>,
 }
 
 /// A mounted file system.
@@ -43,6 +56,18 @@ struct Mounts {
 pub(crate) struct Mount {
     pub(crate) target: String,
     pub(crate) fstype: String,
+    #[serde(default)]
+    pub(crate) options: String,
+    #[serde(default)]
+    pub(crate) uuid: Option<String>,
+}
+
+/// What `ip route` prints.
+#[derive(Deserialize, Debug)]
+pub(crate) struct Route {
+    dst: String,
+    gateway: Option<String>,
+    dev: Option<String>,
 }
 
 #[derive(Deserialize, Debug)]
@@ -61,6 +86,7 @@ struct Address {
     family: String,
     scope: String,
     local: String,
+    prefixlen: u32,
 }
 
 impl Proof {
@@ -69,14 +95,37 @@ impl Proof {
         &self.mounts.filesystems
     }
 
-    /// `ens3 10.0.2.15` for each interface with a global IPv4 address.
+    /// `ens3 10.0.2.15/24` for each interface with a global IPv4 address.
     pub(crate) fn networks(&self) -> Vec<String> {
         self.addresses
             .iter()
             .flat_map(|interface| interface.addr_info.iter().map(|address| (&interface.ifname, address)))
             .filter(|(_, address)| address.family == "inet" && address.scope == "global")
-            .map(|(name, address)| format!("{name} {}", address.local))
+            .map(|(name, address)| format!("{name} {}/{}", address.local, address.prefixlen))
             .collect()
+    }
+
+    /// `ens3 by 10.0.2.2` for each default route.
+    pub(crate) fn default_routes(&self) -> Vec<String> {
+        let routes = self.more.iter().flat_map(|more| &more.routes).filter(|route| route.dst == "default");
+        let word = |word: &Option<String>| word.clone().unwrap_or_else(|| "nothing".to_owned());
+        routes.map(|route| format!("{} by {}", word(&route.dev), word(&route.gateway))).collect()
+    }
+
+    /// The names of the units that failed.
+    pub(crate) fn failed(&self) -> impl Iterator<Item = &str> {
+        self.failed.iter().flatten().map(|unit| unit.unit.as_str())
+    }
+
+    /// Reads what [`line`](Self::line) gave.
+    pub(crate) fn read(line: &str) -> Result<Self> {
+        let proof: Self = serde_json::from_str(line).while_doing(format_args!("reading the proof {line}"))?;
+        Ok(Self { line: line.to_owned(), ..proof })
+    }
+
+    /// The line of JSON that the guest printed.
+    pub(crate) fn line(&self) -> &str {
+        &self.line
     }
 
     /// Fails unless this is `guest`, whole: its name, mounts and swap are there, no unit failed and its network is up.
@@ -85,7 +134,7 @@ impl Proof {
         if self.hostname != guest.hostname {
             wrong.push(format!("its name is {} instead of {}", self.hostname, guest.hostname));
         }
-        if self.firmware != format!("{:?}", guest.firmware).to_lowercase() {
+        if self.firmware != guest.hardware.firmware.said() {
             wrong.push(format!("it booted with {}", self.firmware));
         }
         for (target, fstype) in guest.mounts {
@@ -96,14 +145,19 @@ impl Proof {
         if self.swaps != guest.swaps {
             wrong.push(format!("{} swap areas are active instead of {}", self.swaps, guest.swaps));
         }
-        for unit in self.failed.iter().flatten() {
-            wrong.push(format!("{} failed", unit.unit));
+        for unit in self.failed() {
+            wrong.push(format!("{unit} failed"));
         }
         if self.state != "running" {
             wrong.push(format!("systemd calls the machine {}", self.state));
         }
         if self.networks().is_empty() {
             wrong.push("no interface has an address".to_owned());
+        }
+        match &self.more {
+            None if guest.purpose == Purpose::Fit => wrong.push("it said too little".to_owned()),
+            Some(more) if !more.gateway => wrong.push("its gateway does not answer".to_owned()),
+            _ => {}
         }
         if wrong.is_empty() {
             Ok(())
@@ -113,26 +167,131 @@ impl Proof {
     }
 }
 
-/// Boots the machine, waits until it has powered off, and returns what it said.
-pub(crate) fn boot(machine: &Machine) -> Result<Proof> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
-    let nonce = format!("{now:x}-{:x}", std::process::id());
-    let mut machine = machine.clone();
-    machine.messages.push(("nonce".to_owned(), nonce.clone()));
-    machine.messages.push(("poweroff".to_owned(), "1".to_owned()));
-    let scratch = Scratch::new("boot")?;
-    let start = Instant::now();
-    machine.run(scratch.path(), LIMIT).while_doing("booting the guest")?;
-    let said = read_text(&scratch.path().join("proof"))?;
-    let line = said
-        .lines()
-        .find_map(|line| line.strip_prefix("UNMOOR-PROOF "))
-        .ok_or_else(|| Failure::new("the guest powered off without a proof of boot"))?;
-    let mut proof: Proof =
-        serde_json::from_str(line).while_doing(format_args!("reading the proof {line}"))?;
-    if proof.nonce != nonce {
-        return Err(Failure::new(format!("the proof has the nonce {} instead of {nonce}", proof.nonce)));
+impl Proof {
+    /// Fails unless the machine that said this is the one that said `before`, now on hardware `target`: the same file systems
+    /// mounted, all that fstab names up, no unit failed that had not failed before, the same addresses on interfaces of the
+    /// same names, and the gateway in reach.
+    pub(crate) fn check_like(&self, before: &Self, target: &Hardware) -> Result {
+        let mut wrong = Vec::new();
+        let mut same = |what: &str, now: &str, then: &str| {
+            if now != then {
+                wrong.push(format!("{what} is {now} instead of {then}"));
+            }
+        };
+        same("its name", &self.hostname, &before.hostname);
+        same("its kernel", &self.kernel, &before.kernel);
+        same("its firmware", &self.firmware, target.firmware.said());
+        same("its network", &self.networks().join(", "), &before.networks().join(", "));
+        same("its default route", &self.default_routes().join(", "), &before.default_routes().join(", "));
+        same("its number of swap areas", &self.swaps.to_string(), &before.swaps.to_string());
+        let Some(more) = &self.more else { return Err(Failure::new("it said too little of itself")) };
+        if more.secure_boot != (target.firmware == Firmware::SecureBoot) {
+            wrong.push(format!("Secure Boot: {}", more.secure_boot));
+        }
+        if !more.gateway {
+            wrong.push("its gateway does not answer".to_owned());
+        }
+        for old in before.mounts() {
+            let mounted = |mount: &&Mount| mount.target == old.target && mount.fstype == old.fstype;
+            // What belonged to the old firmware may be gone.
+            let esp = old.fstype == "vfat" && self.firmware != before.firmware;
+            match self.mounts().iter().find(mounted) {
+                None if esp => {}
+                None => wrong.push(format!("{} is not mounted as {}", old.target, old.fstype)),
+                Some(new) if new.uuid != old.uuid => {
+                    wrong.push(format!("{} is {:?} instead of {:?}", old.target, new.uuid, old.uuid));
+                }
+                Some(_) => {}
+            }
+        }
+        for line in &more.fstab.filesystems {
+            let by_itself = line.options.split(',').all(|option| option != "noauto");
+            let mounted = self.mounts().iter().any(|mount| mount.target == line.target);
+            if line.fstype != "swap" && by_itself && !mounted {
+                wrong.push(format!("{} of /etc/fstab is not mounted", line.target));
+            }
+        }
+        for unit in self.failed().filter(|unit| before.failed().all(|old| old != *unit)) {
+            wrong.push(format!("{unit} failed"));
+        }
+        if self.state != "running" && self.state != before.state {
+            wrong.push(format!("systemd calls the machine {}", self.state));
+        }
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new(format!("{} booted, but {}", self.hostname, wrong.join("; "))))
     }
-    proof.seconds = start.elapsed().as_secs_f64();
-    Ok(proof)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Proof;
+    use crate::lab::hardware::{Bus, Chipset, Firmware, Hardware};
+
+    const TARGET: Hardware = Hardware {
+        chipset: Chipset::Q35,
+        firmware: Firmware::Bios,
+        bus: Bus::Virtio,
+        nic: "virtio-net-pci",
+        mac: None,
+        slot: 6,
+    };
+
+    /// What a guest said in a real boot, without what is not read.
+    const SAID: &str = r#"{"nonce":"1","state":"running","hostname":"web02","kernel":"6.1.0-50-amd64","root":"/dev/sda1",
+        "firmware":"bios","secure_boot":false,
+        "mounts":{"filesystems":[{"target":"/","source":"/dev/sda1","fstype":"ext4","options":"rw","uuid":"9cf2"},
+            {"target":"/boot","source":"/dev/sda2","fstype":"ext4","options":"rw","uuid":"77aa"}]},
+        "fstab":{"filesystems":[{"target":"/","source":"UUID=9cf2","fstype":"ext4","options":"errors=remount-ro"},
+            {"target":"/boot","source":"UUID=77aa","fstype":"ext4","options":"defaults"},
+            {"target":"none","source":"UUID=a077","fstype":"swap","options":"sw"},
+            {"target":"/cdrom","source":"/dev/sr0","fstype":"iso9660","options":"ro,noauto"}]},
+        "swaps":1,"failed":[{"unit":"always.service"}],
+        "addresses":[{"ifname":"ens3","address":"52:54:00:0d:0d:01","addr_info":[
+            {"family":"inet","local":"10.0.2.77","prefixlen":24,"scope":"global"}]}],
+        "routes":[{"dst":"default","gateway":"10.0.2.2","dev":"ens3"}],"gateway":true}"#;
+
+    fn complaint(old: &str, new: &str) -> Option<String> {
+        assert!(SAID.contains(old), "{old}");
+        let now = Proof::read(&SAID.replace(old, new)).unwrap();
+        now.check_like(&Proof::read(SAID).unwrap(), &TARGET).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_machine_that_says_the_same_on_other_devices_is_well() {
+        assert_eq!(complaint("/dev/sda", "/dev/vda"), None);
+        assert_eq!(complaint("52:54:00:0d:0d:01", "52:54:00:0d:0d:02"), None);
+        assert_eq!(complaint(r#"[{"unit":"always.service"}]"#, "[]"), None);
+    }
+
+    #[test]
+    fn each_thing_that_is_lost_on_the_way_is_named() {
+        for (old, new, says) in [
+            ("web02", "localhost", "its name is localhost"),
+            ("6.1.0-50", "6.1.0-49", "its kernel is"),
+            (
+                r#""ifname":"ens3""#,
+                r#""ifname":"enp0s6""#,
+                "its network is enp0s6 10.0.2.77/24 instead of ens3",
+            ),
+            ("10.0.2.77", "10.0.2.15", "its network is"),
+            (r#""dst":"default""#, r#""dst":"10.0.0.0/8""#, "its default route is"),
+            (r#""gateway":true"#, r#""gateway":false"#, "its gateway does not answer"),
+            (r#""swaps":1"#, r#""swaps":0"#, "its number of swap areas is 0"),
+            (r#""firmware":"bios""#, r#""firmware":"uefi""#, "its firmware is uefi"),
+            (r#""secure_boot":false"#, r#""secure_boot":true"#, "Secure Boot: true"),
+            (r#""options":"rw","uuid":"77aa""#, r#""options":"rw","uuid":"88bb""#, "/boot is"),
+            (
+                r#"{"target":"/boot","source":"/dev/sda2""#,
+                r#"{"target":"/mnt","source":"/dev/sda2""#,
+                "/boot of /etc/fstab",
+            ),
+            ("always.service", "networking.service", "networking.service failed"),
+            (r#""state":"running""#, r#""state":"degraded""#, "systemd calls the machine degraded"),
+        ] {
+            let said = complaint(old, new).unwrap_or_default();
+            assert!(said.contains(says), "{old} -> {new}: {said:?}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Machines: chosen hardware around disks, run in QEMU with its serial ports in files and a time limit.
 
+use crate::lab::hardware::{Bus, Chipset, Firmware, Nic};
 use crate::lab::stall::Watch;
 use crate::run::{Failure, Result, While};
 use std::path::{Path, PathBuf};
@@ -8,8 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Guests that run at once: each takes two processors' worth of translation while it boots.
-const GUESTS_AT_ONCE: usize = 2;
+/// Machines that run at once: each takes two processors' worth of translation while it boots. `UNMOOR_LAB_MACHINES` says
+/// another number.
+const MACHINES_AT_ONCE: usize = 2;
 
 /// How often a machine is started that stands still (see [`Watch`]).
 const STARTS: usize = 3;
@@ -23,72 +25,6 @@ enum Outcome {
 /// A plain processor, because for each feature of a newer one the guest loads modules that it then runs emulated; and an AMD,
 /// because isolating page tables, which Intel's of that age need against Meltdown, is what emulation does slowest.
 const PROCESSOR: &str = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt";
-
-/// How disks are attached.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub(crate) enum Bus {
-    /// SATA on an AHCI controller
-    Ahci,
-    /// virtio-blk on PCI
-    Virtio,
-    /// virtio-scsi on PCI
-    VirtioScsi,
-    /// NVMe
-    Nvme,
-    /// LSI MegaRAID SAS
-    Megasas,
-    /// LSI Fusion MPT SAS 1068
-    Mptsas,
-    /// VMware paravirtual SCSI
-    Pvscsi,
-    /// USB mass storage
-    Usb,
-}
-
-impl Bus {
-    /// The controller that disks of this bus hang on, where they need one.
-    fn controller(self) -> Option<&'static str> {
-        match self {
-            Self::Ahci => Some("ich9-ahci,id=bus"),
-            Self::VirtioScsi => Some("virtio-scsi-pci,id=bus"),
-            Self::Megasas => Some("megasas,id=bus"),
-            Self::Mptsas => Some("mptsas1068,id=bus"),
-            Self::Pvscsi => Some("pvscsi,id=bus"),
-            Self::Usb => Some("qemu-xhci,id=bus"),
-            Self::Virtio | Self::Nvme => None,
-        }
-    }
-
-    fn device(self, index: usize) -> String {
-        match self {
-            Self::Ahci => format!("ide-hd,bus=bus.{index}"),
-            Self::Virtio => "virtio-blk-pci".to_owned(),
-            Self::Nvme => "nvme".to_owned(),
-            Self::Usb => "usb-storage,bus=bus.0".to_owned(),
-            Self::VirtioScsi | Self::Megasas | Self::Mptsas | Self::Pvscsi => {
-                format!("scsi-hd,bus=bus.0,scsi-id={index}")
-            }
-        }
-    }
-}
-
-/// A board of QEMU's.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub(crate) enum Chipset {
-    /// i440FX of 1996
-    Pc,
-    /// Q35 of 2009, with PCI Express
-    Q35,
-}
-
-/// What the machine boots with.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub(crate) enum Firmware {
-    /// SeaBIOS
-    Bios,
-    /// OVMF without Secure Boot, with empty variables
-    Uefi,
-}
 
 /// Whether what the machine writes stays.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -136,8 +72,8 @@ pub(crate) struct Machine {
     pub(crate) chipset: Chipset,
     pub(crate) firmware: Firmware,
     pub(crate) bus: Bus,
-    /// The network adapter's QEMU device, on a network that leads nowhere but to QEMU's own DHCP server.
-    pub(crate) nic: Option<String>,
+    /// The network adapters, each on a network of its own that leads nowhere but to QEMU's own DHCP server.
+    pub(crate) nics: Vec<Nic>,
     pub(crate) memory_mib: u32,
     pub(crate) disks: Vec<Disk>,
     pub(crate) kernel: Option<Kernel>,
@@ -154,7 +90,7 @@ impl Machine {
             chipset,
             firmware,
             bus,
-            nic: None,
+            nics: Vec::new(),
             memory_mib: 1024,
             disks,
             kernel: None,
@@ -182,7 +118,7 @@ impl Machine {
             Outcome::PoweredOff => Ok(()),
             Outcome::Stalled => Err(Failure::new(format!(
                 "the machine stood still {STARTS} times; its console ends with:\n{}",
-                tail(&directory.join("console"))
+                tail(&directory.join("console"), 15)
             ))),
         }
     }
@@ -203,12 +139,12 @@ impl Machine {
                 }
                 return Err(Failure::new(format!(
                     "QEMU failed: {status}: {}",
-                    tail(&directory.join("qemu.log"))
+                    tail(&directory.join("qemu.log"), 15)
                 )));
             }
             if start.elapsed() > limit {
                 let seconds = limit.as_secs();
-                let console = tail(&directory.join("console"));
+                let console = tail(&directory.join("console"), 15);
                 return Err(Failure::new(format!(
                     "the machine did not power off within {seconds} s; its console ends with:\n{console}"
                 )));
@@ -220,33 +156,44 @@ impl Machine {
         }
     }
 
+    /// QEMU's name of the board, with what the firmware asks of it.
+    fn board(&self) -> &'static str {
+        match (self.chipset, self.firmware) {
+            (Chipset::Pc, _) => "pc",
+            (Chipset::Q35, Firmware::SecureBoot) => "q35,smm=on",
+            (Chipset::Q35, _) => "q35",
+        }
+    }
+
     fn command(&self, directory: &Path) -> Result<Command> {
         let mut command = Command::new("qemu-system-x86_64");
         // TCG even where /dev/kvm opens: on some hosts a guest never gets to its first instruction there.
         command.args(["-accel", "tcg,thread=multi", "-smp", "2", "-cpu", PROCESSOR, "-no-reboot"]);
         command.args(["-nodefaults", "-display", "none", "-m", &self.memory_mib.to_string()]);
-        command.args(["-machine", if self.chipset == Chipset::Pc { "pc" } else { "q35" }]);
+        command.args(["-machine", self.board()]);
         if self.kernel.is_none() {
             command.args(["-device", "VGA"]);
         }
         for port in ["console", "proof"] {
             command.arg("-serial").arg(file_option("file:", &directory.join(port), ""));
         }
-        if self.firmware == Firmware::Uefi {
+        if let Some((code, new_variables)) = self.firmware.files() {
             let variables = directory.join("variables.fd");
-            copy("/usr/share/OVMF/OVMF_VARS_4M.fd".as_ref(), &variables)?;
-            let code = "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd";
-            command.args(["-drive", code, "-drive"]);
+            copy(new_variables.as_ref(), &variables)?;
+            if self.firmware == Firmware::SecureBoot {
+                // Only code in system management mode may write the variables that say what is trusted.
+                command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+            }
+            command.args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={code}"), "-drive"]);
             command.arg(file_option("if=pflash,format=raw,file=", &variables, ""));
         }
         if let Some(kernel) = &self.kernel {
             command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(&kernel.initramfs);
             command.args(["-append", &kernel.command_line]);
         }
-        if let Some(nic) = &self.nic {
-            // A fixed slot, so that the adapter's name in the guest stays the same from build to boot.
-            command.args(["-netdev", "user,id=net,restrict=on", "-device"]);
-            command.arg(format!("{nic},netdev=net,addr=3"));
+        for (index, nic) in self.nics.iter().enumerate() {
+            command.args(["-netdev", &format!("user,id=net{index},restrict=on"), "-device"]);
+            command.arg(format!("{},netdev=net{index}", nic.device()));
         }
         if self.result_port {
             command.args(["-device", "virtio-serial-pci", "-chardev"]);
@@ -288,11 +235,11 @@ fn copy(from: &Path, to: &Path) -> Result {
 }
 
 /// The last lines of a file, for messages.
-fn tail(path: &Path) -> String {
+pub(crate) fn tail(path: &Path, count: usize) -> String {
     let bytes = std::fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
-    lines.iter().skip(lines.len().saturating_sub(15)).copied().collect::<Vec<_>>().join("\n")
+    lines.iter().skip(lines.len().saturating_sub(count)).copied().collect::<Vec<_>>().join("\n")
 }
 
 /// Has the kernel kill the process when the thread that started it ends, however it ends.
@@ -318,7 +265,7 @@ impl Drop for Running {
     }
 }
 
-/// One of the [`GUESTS_AT_ONCE`] places.
+/// One of the [`MACHINES_AT_ONCE`] places.
 struct Turn;
 
 static RUNNING: Mutex<usize> = Mutex::new(0);
@@ -326,10 +273,11 @@ static ENDED: Condvar = Condvar::new();
 
 impl Turn {
     fn wait() -> Self {
+        let said = std::env::var("UNMOOR_LAB_MACHINES").ok().and_then(|number| number.parse().ok());
+        let most = said.unwrap_or(MACHINES_AT_ONCE).max(1);
         let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut running = ENDED
-            .wait_while(running, |running| *running >= GUESTS_AT_ONCE)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut running =
+            ENDED.wait_while(running, |running| *running >= most).unwrap_or_else(PoisonError::into_inner);
         *running += 1;
         Self
     }
