@@ -4,7 +4,7 @@
 use crate::lab::guest::{Built, GUESTS, Guest};
 use crate::lab::listing::{check_checkers, compare, file_count, list, signatures};
 use crate::lab::qemu::Writes;
-use crate::lab::{Scratch, old_content, proof};
+use crate::lab::{Scratch, activation, old_content, proof};
 use crate::run::{Failure, Result, While, as_root, output};
 use crate::step::{Steps, Tally};
 use std::path::{Path, PathBuf};
@@ -46,6 +46,7 @@ pub(crate) fn cells() -> Vec<Cell> {
 
 /// Builds the guests and runs the cells, two at a time.
 pub(crate) fn run(steps: &mut Steps, unmoor: &Path, all: bool) {
+    steps.check("lab: activating encrypted volumes", activation::test);
     let built: Mutex<Vec<Built>> = Mutex::default();
     steps.tests("lab: building the guests", || {
         Ok(in_parallel(GUESTS, |guest| {

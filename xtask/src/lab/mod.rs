@@ -11,6 +11,7 @@
 //!
 //! All that is built lies outside the tree, in `$UNMOOR_LAB_DIR` or `~/.cache/unmoor-lab`, named by a hash of its recipe.
 
+pub(crate) mod activation;
 pub(crate) mod appliance;
 pub(crate) mod cells;
 pub(crate) mod commands;
