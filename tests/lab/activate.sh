@@ -6,6 +6,8 @@ mount -o ro "$(disk tools)" /tmp/tools
 target=$(disk target)
 printf 'label: gpt\n,300M\n,200M\n,200M\n' | sfdisk --quiet "$target"
 udevadm settle
+# udev's rules would activate groups by themselves while others hold them.
+echo 'global { event_activation = 0 }' >/etc/lvm/lvm.conf
 printf 'correct horse' >/tmp/key
 printf 'battery staple' >/tmp/wrong
 argon="--pbkdf-memory 65536 --pbkdf-force-iterations 4"
