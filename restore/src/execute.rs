@@ -208,10 +208,10 @@ fn fill(
         changes.extend(Change::between(&leaves, &after.1, what));
         (extents, leaves) = after;
         match attempt {
-            Ok(()) => grew = Some(format!("{} of partition {}", growth.filesystem.kind.name(), growth.partition)),
+            Ok(()) => grew = Some(format!("{} of {}", growth.filesystem.kind.name(), growth.name)),
             Err(error) => monitor.warn(format!(
-                "the filesystem of partition {} was not grown: {}. The partition is larger; grow it after the first boot",
-                growth.partition,
+                "the filesystem of {} was not grown: {}. Its room is larger; grow it after the first boot",
+                growth.name,
                 error.chain()
             )),
         }

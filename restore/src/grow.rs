@@ -1,31 +1,78 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Growing a filesystem in its new partition: mounted through a loop device at the partition's offset, by the
-//! filesystem's own online ioctl. The disk has no table yet, so nothing else can find the partition.
+//! Growing a filesystem in its new room: mounted through a loop device at its offset, by the filesystem's own online
+//! ioctl. The disk has no table yet, so nothing else can find the partition. A logical volume in several pieces is put
+//! together by device-mapper.
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use unmoor_images::adapt::Segment;
 use unmoor_images::filesystem::{FilesystemFacts, FilesystemKind};
 use unmoor_images::{BlockSource, Error, Result, ResultExt};
+use unmoor_initramfs::activate::{Mapping, MappingLine, mapper_obstacle};
 
 use crate::sys;
 use crate::target::DiskFile;
 
-/// A filesystem that is to fill its partition.
+/// A filesystem that is to fill its partition or logical volume.
 #[derive(Debug, Clone)]
 pub struct Growth {
-    /// Partition number, for people.
+    /// What it lies in, for people: "partition 2", "vg0/root".
+    pub name: String,
+    /// Number of the partition that grows.
     pub partition: u32,
-    /// First byte of the partition on the target.
-    pub start: u64,
-    /// The partition's new length in bytes.
-    pub len: u64,
+    /// Name of the logical volume, if it lies in one: "vg0/root".
+    pub volume: Option<String>,
+    /// Where it will lie on the target, in order; every leg's source is 0. Of a partition one segment.
+    pub segments: Vec<Segment>,
     /// What it holds.
     pub filesystem: FilesystemFacts,
     /// `sb_imax_pct` of an XFS: the call that grows it sets it too.
     pub xfs_inode_max_percent: u32,
+}
+
+impl Growth {
+    /// The new length in bytes.
+    pub fn len(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.len).sum()
+    }
+
+    /// True if it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// First byte on the target.
+    pub fn start(&self) -> u64 {
+        self.legs().map(|(start, _)| start).min().unwrap_or(0)
+    }
+
+    /// The byte behind the last one on the target.
+    pub fn end(&self) -> u64 {
+        self.legs().map(|(start, len)| start.saturating_add(len)).max().unwrap_or(0)
+    }
+
+    fn legs(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let leg = |segment: &Segment| segment.len / (segment.legs.len() as u64).max(1);
+        self.segments.iter().flat_map(move |segment| {
+            let len = leg(segment);
+            segment.legs.iter().map(move |place| (place.start, len))
+        })
+    }
+
+    /// True if it lies on the target in one piece.
+    fn is_whole(&self) -> bool {
+        let mut next = None;
+        self.segments.iter().all(|segment| {
+            let [leg] = segment.legs.as_slice() else { return false };
+            let follows = next.is_none_or(|next| next == leg.start);
+            next = leg.start.checked_add(segment.len);
+            follows
+        })
+    }
 }
 
 /// Whether this host can do it: root, a loop device, the filesystem in its kernel. Otherwise the reason.
@@ -40,7 +87,7 @@ pub fn obstacle(growth: &Growth) -> Option<String> {
         return Some("only root can mount it".into());
     }
     // fs/btrfs/ioctl.c, `btrfs_ioctl_resize`.
-    if kind == "btrfs" && growth.len < 256 << 20 {
+    if kind == "btrfs" && growth.len() < 256 << 20 {
         return Some("the kernel resizes no btrfs to under 256 MiB".into());
     }
     if kind == "btrfs"
@@ -57,7 +104,10 @@ pub fn obstacle(growth: &Growth) -> Option<String> {
     if !known.lines().any(|line| line.trim_start_matches("nodev").trim() == kind) {
         return Some(format!("this kernel has no {kind}"));
     }
-    (!Path::new("/dev/loop-control").exists()).then(|| "this kernel has no loop devices".into())
+    if !Path::new("/dev/loop-control").exists() {
+        return Some("this kernel has no loop devices".into());
+    }
+    if growth.is_whole() { None } else { mapper_obstacle() }
 }
 
 /// fs/ext4/resize.c, `ext4_resize_begin`: root in a container often has no such capability.
@@ -72,7 +122,7 @@ fn has_cap_sys_resource() -> bool {
 
 /// Grows it. Runs in a thread with a mount namespace of its own, so that nobody sees the mount.
 pub fn grow(disk: &DiskFile, growth: &Growth) -> Result<()> {
-    let doing = || format!("growing the {} of partition {}", growth.filesystem.kind.name(), growth.partition);
+    let doing = || format!("growing the {} of {}", growth.filesystem.kind.name(), growth.name);
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNS)
@@ -82,19 +132,58 @@ pub fn grow(disk: &DiskFile, growth: &Growth) -> Result<()> {
             mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
                 .map_err(std::io::Error::from)
                 .doing(|| "making mounts private")?;
-            let device = Loop::attach(disk, growth)?;
-            let mounted = Mount::new(&device.path, growth)?;
+            let device = Device::new(disk, growth)?;
+            let mounted = Mount::new(device.path(), growth)?;
             let grown = mounted.grow(growth).and_then(|()| mounted.unmount());
             if growth.filesystem.kind == FilesystemKind::Btrfs {
                 // Otherwise the kernel keeps the loop device for the filesystem's when the next of its UUID is mounted.
                 let _ = File::open("/dev/btrfs-control")
-                    .and_then(|control| sys::forget_btrfs(&control, &device.path));
+                    .and_then(|control| sys::forget_btrfs(&control, device.path()));
             }
-            grown
+            grown.and(device.close())
         });
         worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
     .doing(doing)
+}
+
+/// The filesystem's device.
+enum Device {
+    Whole(Loop),
+    Mapped { mapping: Mapping, _below: Loop },
+}
+
+impl Device {
+    fn new(disk: &DiskFile, growth: &Growth) -> Result<Self> {
+        if growth.is_whole() {
+            return Ok(Self::Whole(Loop::attach(disk, growth.start(), growth.len())?));
+        }
+        let whole = Loop::attach(disk, 0, disk.size())?;
+        let number = std::fs::metadata(&whole.path).doing(|| "asking for the loop device's number")?.rdev();
+        let number = (libc::major(number), libc::minor(number));
+        let line = |segment: &Segment| {
+            let places: Vec<_> = segment.legs.iter().map(|leg| (number, leg.start)).collect();
+            MappingLine::stripes(segment.len, segment.stripe_size, &places)
+        };
+        let lines: Vec<_> = growth.segments.iter().map(line).collect();
+        let name = format!("unmoor-grow-{}-{:x}", std::process::id(), growth.start());
+        let mapping = Mapping::create(&name, &name, &lines, false)?;
+        Ok(Self::Mapped { mapping, _below: whole })
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Whole(device) => &device.path,
+            Self::Mapped { mapping, .. } => mapping.path(),
+        }
+    }
+
+    fn close(self) -> Result<()> {
+        match self {
+            Self::Whole(_) => Ok(()),
+            Self::Mapped { mapping, .. } => mapping.close(),
+        }
+    }
 }
 
 struct Loop {
@@ -103,7 +192,7 @@ struct Loop {
 }
 
 impl Loop {
-    fn attach(disk: &DiskFile, growth: &Growth) -> Result<Self> {
+    fn attach(disk: &DiskFile, start: u64, len: u64) -> Result<Self> {
         let control = File::open("/dev/loop-control").doing(|| "opening /dev/loop-control")?;
         // Another process may take the free one between the question and the call.
         for _ in 0..16 {
@@ -114,7 +203,7 @@ impl Loop {
                 .write(true)
                 .open(&path)
                 .map_err(|error| Error::io("opening", error).path(&path))?;
-            match sys::configure_loop(&device, disk.raw_fd(), growth.start, growth.len, disk.sector_size()) {
+            match sys::configure_loop(&device, disk.raw_fd(), start, len, disk.sector_size()) {
                 Ok(()) => return Ok(Self { device, path }),
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
                 Err(error) => return Err(Error::io("attaching", error).path(&path)),
@@ -138,7 +227,7 @@ struct Mount {
 impl Mount {
     fn new(device: &Path, growth: &Growth) -> Result<Self> {
         let point =
-            std::env::temp_dir().join(format!("unmoor-grow-{}-{:x}", std::process::id(), growth.start));
+            std::env::temp_dir().join(format!("unmoor-grow-{}-{:x}", std::process::id(), growth.start()));
         std::fs::create_dir(&point).map_err(|error| Error::io("making", error).path(&point))?;
         let mut this = Self { point, mounted: false };
         let (kind, data) = match growth.filesystem.kind {
@@ -157,7 +246,7 @@ impl Mount {
 
     fn grow(&self, growth: &Growth) -> Result<()> {
         let root = File::open(&self.point).map_err(|error| Error::io("opening", error).path(&self.point))?;
-        let blocks = growth.len / u64::from(growth.filesystem.block_size.max(1));
+        let blocks = growth.len() / u64::from(growth.filesystem.block_size.max(1));
         match growth.filesystem.kind {
             FilesystemKind::Xfs => sys::grow_xfs(&root, blocks, growth.xfs_inode_max_percent),
             FilesystemKind::Btrfs => sys::grow_btrfs(&root),

@@ -6,6 +6,7 @@ mod conflicts;
 mod document;
 mod fits;
 mod stream;
+mod volume;
 
 pub use document::{Document, Grown, Move, TargetDocument, Write};
 
@@ -67,7 +68,7 @@ pub enum Grow {
     Last,
     /// Nothing grows; the table is made right for the larger disk.
     No,
-    /// This logical volume gets the room.
+    /// This logical volume gets the room: "VG/LV", or "LV" of the group whose physical volume grows.
     LogicalVolume(String),
 }
 

@@ -120,7 +120,7 @@ pub(crate) fn partitions(path: &Path, sector: u64) -> Vec<(u64, u64)> {
     parts.iter().map(|part| (number(part, "start"), number(part, "size"))).collect()
 }
 
-fn fill(part: &Path, kind: &str, len: u64, seed: u64) {
+pub(crate) fn fill(part: &Path, kind: &str, len: u64, seed: u64) {
     let tree = tempfile::tempdir().unwrap();
     plant(tree.path(), seed, (len / 16).min(3 * MIB) as usize);
     match kind {
@@ -149,6 +149,7 @@ fn fill(part: &Path, kind: &str, len: u64, seed: u64) {
                 file.write_all_at(&noise(MIB as usize, seed * 1000 + mib), mib * MIB).unwrap();
             }
         }
+        "lvm" | "lvm-two" => crate::volumes::fill(part, len, kind == "lvm-two", seed),
         kind => panic!("no mkfs of {kind}"),
     }
 }
@@ -168,7 +169,7 @@ fn plant(folder: &Path, seed: u64, bytes: usize) {
     sparse.write_all_at(b"in the middle", 5 * MIB).unwrap();
 }
 
-fn copy_sparse(from: &Path, to: &File, at: u64) {
+pub(crate) fn copy_sparse(from: &Path, to: &File, at: u64) {
     const PIECE: u64 = 64 << 10;
     let len = fs::metadata(from).unwrap().len();
     for start in (0..len).step_by(PIECE as usize) {

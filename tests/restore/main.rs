@@ -18,3 +18,4 @@ mod sizes;
 mod streams;
 mod support;
 mod used_disk;
+mod volumes;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The hashes of a disk whose filesystem was mounted and grown.
 
+use unmoor_images::adapt::Mapped;
 use unmoor_images::copy;
 use unmoor_images::merkle::Leaves;
 use unmoor_images::{BlockSink, Error, Extent, ExtentMap, LEAF, Monitor, RangeSet, Result, State};
@@ -17,7 +18,7 @@ pub(super) fn rehash(
     run: &copy::Options,
     monitor: &dyn Monitor,
 ) -> Result<(ExtentMap, Leaves)> {
-    let part = unmoor_images::adapt::Window::new(held, growth.start, growth.len)?;
+    let part = Mapped::new(vec![held], growth.segments.iter().cloned())?;
     let facts = unmoor_images::filesystem::probe(&part)?
         .ok_or_else(|| Error::malformed("looking at the grown filesystem", "it is no longer recognised"))?;
     let mut used = unmoor_images::filesystem::used(&part, &facts)?;
@@ -30,12 +31,16 @@ pub(super) fn rehash(
             State::Hole => {}
         }
     }
-    data.insert_all(&mut used.ranges, growth.start);
+    for range in used.ranges.ranges() {
+        for (_, run) in part.runs(range.clone()) {
+            data.insert(run);
+        }
+    }
     data.truncate(extents.size());
     let grown = ExtentMap::from_data(extents.size(), &mut data, State::Hole).zero_holes(&mut zeros);
-    // Only leaves that the partition touches can have changed.
-    let first = growth.start / LEAF * LEAF;
-    let end = ((growth.start + growth.len).div_ceil(LEAF) * LEAF).min(grown.size());
+    // Only leaves that the partition or volume touches can have changed.
+    let first = growth.start() / LEAF * LEAF;
+    let end = (growth.end().div_ceil(LEAF) * LEAF).min(grown.size());
     let mut only = vec![Extent { offset: 0, len: first, state: State::Hole }];
     only.extend(grown.within(first..end));
     only.push(Extent { offset: end, len: grown.size() - end, state: State::Hole });

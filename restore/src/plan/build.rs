@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use unmoor_images::adapt::Segment;
 use unmoor_images::filesystem::{Condition, FilesystemFacts, FilesystemKind};
 use unmoor_images::formats::Format;
 use unmoor_images::layout::{Content, Place, Region, signatures};
@@ -10,7 +11,7 @@ use unmoor_images::partition::rewrite::{self, TableRewrite};
 use unmoor_images::partition::{Partition, Role, TableKind};
 use unmoor_images::{BlockSource, Error, ErrorKind, RangeSet, Result};
 
-use super::{DiskPlan, Grow, Options, Target, fits, stream};
+use super::{DiskPlan, Grow, Options, Target, fits, stream, volume};
 use crate::esp::Remade;
 use crate::grow::{self, Growth};
 use crate::image::Image;
@@ -49,10 +50,21 @@ pub(super) fn disk(image: Image, target: Target, options: &Options) -> Result<Di
     }
     let mut patches: Vec<Patch> = table_patches(&image, &pieces, &table)?;
     remade.iter_mut().for_each(|volume| patches.append(&mut volume.patches));
-    let growth = growth(&image, &table, &target, &mut notes);
+    let mut new_places = Vec::new();
+    let growth = match &options.grow {
+        Grow::LogicalVolume(name) => {
+            volume::grow(&image, &table, &target, name, &mut notes)?.and_then(|grown| {
+                patches.extend(grown.patches);
+                new_places = grown.zeros;
+                grown.growth
+            })
+        }
+        Grow::Last | Grow::No => growth(&image, &table, &target, &mut notes),
+    };
     let held = held(&table, image.table.kind, size, growth.as_ref());
     let mut zeros = zeros(&table, size);
     remade.iter().for_each(|volume| zeros.insert(volume.zeros.clone()));
+    new_places.into_iter().for_each(|range| zeros.insert(range));
     let view = View::new(&*image.source, &pieces, &patches, size, sector_size);
     let extents = view.extents(&image.extents, &mut zeros);
     let clear = clear(size);
@@ -88,13 +100,7 @@ fn fit_table(
         }
         return Ok(TableRewrite::default());
     }
-    if let Grow::LogicalVolume(name) = &options.grow {
-        return Err(Error::unsupported(
-            format!("growing the logical volume {name}"),
-            "growing a volume group needs the rescue environment; restore with --no-grow or without --grow=LV, and then run pvresize and lvextend",
-        ));
-    }
-    let grow = larger && options.grow == Grow::Last;
+    let grow = larger && options.grow != Grow::No;
     let swap = rewrite::trailing_swap(&image.table.partitions).filter(|number| is_swap(image, *number));
     let request = rewrite::Options {
         size,
@@ -121,7 +127,7 @@ fn filesystem(image: &Image, number: u32) -> Option<&FilesystemFacts> {
 }
 
 /// What partition `number` holds; logical partitions are listed inside their container.
-fn region(image: &Image, number: u32) -> Option<&Region> {
+pub(super) fn region(image: &Image, number: u32) -> Option<&Region> {
     image
         .regions
         .iter()
@@ -207,15 +213,25 @@ pub(super) fn label(kind: TableKind, index: usize, offset: u64) -> &'static str 
     }
 }
 
-/// The partition that became longer, if what it holds can follow.
-fn growth(image: &Image, table: &TableRewrite, target: &Target, notes: &mut Vec<String>) -> Option<Growth> {
-    let (old, new) = image.table.partitions.iter().find_map(|old| {
+/// The partition that became longer: as it was, and as it will be.
+pub(super) fn longer<'a>(
+    image: &'a Image,
+    table: &'a TableRewrite,
+) -> Option<(&'a Partition, &'a Partition)> {
+    image.table.partitions.iter().find_map(|old| {
         let new = table.partitions.iter().find(|new| new.number == old.number)?;
         (new.len > old.len && old.role != Role::Extended).then_some((old, new))
-    })?;
+    })
+}
+
+/// The partition that became longer, if what it holds can follow.
+fn growth(image: &Image, table: &TableRewrite, target: &Target, notes: &mut Vec<String>) -> Option<Growth> {
+    let (old, new) = longer(image, table)?;
     let Some(facts) = filesystem(image, old.number) else {
         let inside = match region(image, old.number).map(|region| &region.content) {
-            Some(Content::PhysicalVolume { .. }) => "an LVM physical volume: run pvresize, then lvextend -r",
+            Some(Content::PhysicalVolume { .. }) => {
+                "an LVM physical volume: restore with --grow=VG/LV, or run pvresize, then lvextend -r"
+            }
             Some(Content::Luks { .. }) => "LUKS: run cryptsetup resize, then grow what is inside",
             Some(Content::MdMember { .. }) => "an md member: run mdadm --grow --size=max",
             _ => "nothing that is known: grow it by its own tools",
@@ -223,20 +239,36 @@ fn growth(image: &Image, table: &TableRewrite, target: &Target, notes: &mut Vec<
         notes.push(format!("partition {} gets more room; it holds {inside}", old.number));
         return None;
     };
+    let growth = Growth {
+        name: format!("partition {}", old.number),
+        partition: old.number,
+        volume: None,
+        segments: vec![Segment::linear(new.len, 0, new.start)],
+        filesystem: facts.clone(),
+        xfs_inode_max_percent: xfs_inode_max_percent(image, facts, old.start),
+    };
+    if_possible(image, growth, target, notes)
+}
+
+/// `sb_imax_pct` of an XFS that begins at byte `start` of the image.
+pub(super) fn xfs_inode_max_percent(image: &Image, facts: &FilesystemFacts, start: u64) -> u32 {
     let mut imax = [0; 1];
     if facts.kind == FilesystemKind::Xfs {
         // struct xfs_dsb, sb_imax_pct.
-        let _ = image.source.read_at(&mut imax, old.start.saturating_add(127));
+        let _ = image.source.read_at(&mut imax, start.saturating_add(127));
     }
     let [imax] = imax;
-    let growth = Growth {
-        partition: old.number,
-        start: new.start,
-        len: new.len,
-        filesystem: facts.clone(),
-        xfs_inode_max_percent: u32::from(imax),
-    };
-    let obstacle = if new.start < ENDS {
+    u32::from(imax)
+}
+
+/// The growth if it can be done here; otherwise a note says why not, and how to do it later.
+pub(super) fn if_possible(
+    image: &Image,
+    growth: Growth,
+    target: &Target,
+    notes: &mut Vec<String>,
+) -> Option<Growth> {
+    let obstacle = if growth.start() < ENDS {
         // Its first bytes are held back with the table, so it cannot be mounted before the commit.
         Some("it begins in the disk's first MiB".to_owned())
     } else if !matches!(target, Target::Device { .. } | Target::File { format: Format::Raw, .. }) {
@@ -247,23 +279,20 @@ fn growth(image: &Image, table: &TableRewrite, target: &Target, notes: &mut Vec<
     } else {
         grow::obstacle(&growth)
     };
-    match obstacle {
-        None => Some(growth),
-        Some(why) => {
-            let how = match facts.kind {
-                FilesystemKind::Xfs => "xfs_growfs",
-                FilesystemKind::Btrfs => "btrfs filesystem resize max",
-                FilesystemKind::Ext2 | FilesystemKind::Ext3 | FilesystemKind::Ext4 => "resize2fs",
-                _ => "its own tool",
-            };
-            notes.push(format!(
-                "the {} of partition {} is not grown here ({why}); after the first boot, grow it with {how}",
-                facts.kind.name(),
-                old.number
-            ));
-            None
-        }
-    }
+    let Some(why) = obstacle else { return Some(growth) };
+    let kind = growth.filesystem.kind;
+    let how = match kind {
+        FilesystemKind::Xfs => "xfs_growfs",
+        FilesystemKind::Btrfs => "btrfs filesystem resize max",
+        FilesystemKind::Ext2 | FilesystemKind::Ext3 | FilesystemKind::Ext4 => "resize2fs",
+        _ => "its own tool",
+    };
+    notes.push(format!(
+        "the {} of {} is not grown here ({why}); after the first boot, grow it with {how}",
+        kind.name(),
+        growth.name
+    ));
+    None
 }
 
 fn is_hibernated(region: &Region) -> bool {
@@ -289,7 +318,7 @@ pub(super) fn held(
     size: u64,
     growth: Option<&Growth>,
 ) -> Vec<Range<u64>> {
-    let tail = growth.map_or(0, |growth| growth.start + growth.len).max(size.saturating_sub(ENDS));
+    let tail = growth.map_or(0, Growth::end).max(size.saturating_sub(ENDS));
     let mut held = RangeSet::of(0..ENDS.min(size));
     held.insert(tail.min(size)..size);
     if kind == TableKind::Gpt {

@@ -76,6 +76,8 @@ pub struct Write {
 #[allow(missing_docs)]
 pub struct Grown {
     pub partition: u32,
+    /// The logical volume in it that gets the room, if it is one.
+    pub volume: Option<String>,
     pub filesystem: &'static str,
     pub uuid: Option<String>,
     pub old_len: u64,
@@ -110,10 +112,11 @@ impl DiskPlan {
             writes: self.writes(),
             grows: self.growth.as_ref().map(|growth| Grown {
                 partition: growth.partition,
+                volume: growth.volume.clone(),
                 filesystem: growth.filesystem.kind.name(),
                 uuid: growth.filesystem.uuid.clone(),
                 old_len: growth.filesystem.size_bytes,
-                new_len: growth.len,
+                new_len: growth.len(),
             }),
             notes: self.notes.clone(),
             warnings: self.warnings.clone(),

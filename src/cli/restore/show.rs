@@ -32,9 +32,9 @@ pub(super) fn lines(disk: &Document) -> Vec<String> {
     lines.extend(writes(&disk.writes));
     if let Some(grown) = &disk.grows {
         lines.push(format!(
-            "  grows the {} of partition {} from {} to {}",
+            "  grows the {} of {} from {} to {}",
             grown.filesystem,
-            grown.partition,
+            grown.volume.clone().unwrap_or_else(|| format!("partition {}", grown.partition)),
             size(grown.old_len),
             size(grown.new_len)
         ));

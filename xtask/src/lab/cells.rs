@@ -5,7 +5,7 @@ use crate::lab::changed::{self, COMPRESSED_GUEST, COMPRESSIONS, REFUSALS, Refusa
 use crate::lab::fit::{FITS, Fit, Tools};
 use crate::lab::guest::{Built, Guest, Purpose};
 use crate::lab::guests::{GUESTS, guest};
-use crate::lab::initramfs;
+use crate::lab::{activation, initramfs};
 use crate::lab::listing::check_checkers;
 use crate::lab::restore::Restore;
 use crate::run::{Failure, Result};
@@ -23,6 +23,8 @@ enum Kind {
     Compression(&'static str),
     /// A kernel unpacks an initramfs of this compression that was extended; there is no guest.
     Unpack(&'static str),
+    /// Encrypted volumes, activated by a distribution's kernel; there is no guest.
+    Activation,
 }
 
 /// A cell of the matrix.
@@ -65,6 +67,7 @@ pub(crate) fn cells() -> Vec<Cell> {
     for kind in initramfs::compressions() {
         add(format!("unpack-{kind}"), Kind::Unpack(kind));
     }
+    add("activation".to_owned(), Kind::Activation);
     cells
 }
 
@@ -76,7 +79,7 @@ impl Cell {
             Kind::Fit(fit) => Some(fit.guest),
             Kind::Refusal(refusal) => Some(refusal.guest),
             Kind::Compression(_) => Some(COMPRESSED_GUEST),
-            Kind::Unpack(_) => None,
+            Kind::Unpack(_) | Kind::Activation => None,
         }
     }
 
@@ -88,6 +91,7 @@ impl Cell {
             Kind::Refusal(refusal) => format!("{}: {} is refused", refusal.name, refusal.guest),
             Kind::Compression(kind) => format!("initramfs-{kind}: {COMPRESSED_GUEST} is fitted"),
             Kind::Unpack(kind) => format!("unpack-{kind}: a kernel unpacks what was appended"),
+            Kind::Activation => "activation: encrypted volumes are opened without userland".to_owned(),
         }
     }
 
@@ -105,6 +109,7 @@ impl Cell {
             Kind::Refusal(refusal) => refusal.run(guest()?, tools),
             Kind::Compression(kind) => changed::compression(kind, guest()?, tools),
             Kind::Unpack(kind) => initramfs::boot(kind, None),
+            Kind::Activation => activation::test(),
         }
     }
 }

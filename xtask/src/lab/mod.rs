@@ -14,6 +14,7 @@
 //!
 //! All that is built lies outside the tree, in `$UNMOOR_LAB_DIR` or `~/.cache/unmoor-lab`, named by a hash of its recipe.
 
+pub(crate) mod activation;
 pub(crate) mod appliance;
 pub(crate) mod boot;
 pub(crate) mod cells;

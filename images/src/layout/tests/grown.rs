@@ -98,7 +98,7 @@ vm vgchange -an
 "#,
     );
     for text in
-        ["last  108.00m    1", "early   64.00m    2", "striped   72.00m    2", "236.00m    0m 240.00m"]
+        ["last  116.00m    1", "early   64.00m    2", "striped   72.00m    2", "236.00m    0m 240.00m"]
     {
         let wanted: Vec<&str> = text.split_whitespace().collect();
         let found = log.lines().any(|line| {
