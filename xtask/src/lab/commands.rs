@@ -8,7 +8,7 @@ use crate::lab::fit::Tools;
 use crate::lab::guests::{GUESTS, guest};
 use crate::lab::hardware::{Bus, Chipset, Firmware, Nic};
 use crate::lab::qemu::{Disk, Machine, Writes};
-use crate::lab::{boot, cells, directory, initramfs, listing, read_text};
+use crate::lab::{boot, cells, directory, drivers, initramfs, listing, read_text};
 use crate::packages::{self, Need};
 use crate::run::{Result, While};
 use crate::step::Steps;
@@ -75,6 +75,11 @@ pub(crate) enum Command {
         /// Boot this kernel image instead of the appliance's
         #[arg(long)]
         kernel: Option<PathBuf>,
+    },
+    /// Boot an initramfs for virtio from other disk controllers, without and with injected drivers
+    Drivers {
+        /// Controllers: all, or those named
+        controllers: Vec<String>,
     },
     /// Remove what interrupted runs left
     Clean,
@@ -155,6 +160,15 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
             for name in &chosen {
                 let step = format!("lab: an initramfs packed with {name} and extended");
                 steps.check(&step, || initramfs::boot(name, kernel.as_deref()));
+            }
+            return Ok(steps.finish());
+        }
+        Command::Drivers { controllers } => {
+            let mut steps = Steps::default();
+            let all = drivers::controllers().map(str::to_owned);
+            let chosen = if controllers.is_empty() { all.collect() } else { controllers };
+            for name in &chosen {
+                steps.check(&format!("lab: a virtio initramfs made for {name}"), || drivers::boot(name));
             }
             return Ok(steps.finish());
         }

@@ -9,6 +9,7 @@
 //! - [`boot`] boots a disk on chosen hardware, [`proof`] is what the guest then says of itself; [`listing`] has the appliance
 //!   list every file of every file system and run their checkers.
 //! - [`initramfs`] boots small initramfs images of every compression to which unmoor appended files.
+//! - [`drivers`] boots a real guest's initramfs on hardware that it has no drivers for, before and after they are added.
 //! - [`restore`] captures, verifies, restores, compares and boots; [`fit`] converts for other hardware and boots there;
 //!   [`changed`] has what must be refused. [`cells`] is the matrix of all these, and chooses from it.
 //!
@@ -21,6 +22,7 @@ pub(crate) mod cells;
 pub(crate) mod changed;
 pub(crate) mod commands;
 pub(crate) mod debian;
+pub(crate) mod drivers;
 pub(crate) mod fit;
 pub(crate) mod guest;
 pub(crate) mod guests;
