@@ -83,7 +83,7 @@ const NICS: [Row; 33] = [
     (0x11ab, 0x4364, 0, 0, 0x02_0000, "Marvell Yukon (sky2)"),
     (0x10de, 0x0373, 0, 0, 0x06_8000, "NVIDIA nForce (forcedeth)"),
     (0x1106, 0x3119, 0, 0, 0x02_0000, "VIA Velocity (via-velocity)"),
-    (0x4040, 0x0001, 0, 0, 0x02_0000, "QLogic netxen (netxen_nic)"),
+    (0x4040, 0x0100, 0, 0, 0x02_0000, "QLogic netxen (netxen_nic)"),
     (0x8086, 0x1229, 0, 0, 0x02_0000, "Intel PRO/100 (e100)"),
     (0x10b7, 0x9200, 0, 0, 0x02_0000, "3Com 3c905 (3c59x)"),
 ];
