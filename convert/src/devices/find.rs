@@ -165,11 +165,10 @@ impl Walk<'_, '_> {
 /// Partitions, arrays and logical volumes are; gaps, tables and containers of logical partitions are not. A whole disk is one if
 /// something is on it.
 fn is_device(region: &Region) -> bool {
-    match (&region.place, &region.content) {
-        (_, Content::Extended) => false,
-        (Place::Disk { partition: None, .. }, Content::BootArea | Content::Unknown) => false,
-        _ => true,
-    }
+    !matches!(
+        (&region.place, &region.content),
+        (_, Content::Extended) | (Place::Disk { partition: None, .. }, Content::BootArea | Content::Unknown)
+    )
 }
 
 /// (type as blkid has it, UUID, label)

@@ -21,6 +21,10 @@ use crate::devices::Devices;
 use crate::os::OsFacts;
 use crate::syntax::rows::rows;
 
+#[cfg(test)]
+#[path = "raw_tests.rs"]
+mod tests;
+
 /// What is read of one filesystem at most, in bytes: kernels, initramfs and all that is read of modules.
 const MOST_READ: u64 = 16 << 30;
 /// As the kernel's `MAXSYMLINKS` and `PATH_MAX`.

@@ -101,10 +101,10 @@ pub(super) fn resume(guest: &Guest<'_>, boot: &Boot) -> Vec<Resume> {
             add(&file, &spec);
         }
     }
-    if let Some(text) = guest.text("/etc/uswsusp.conf") {
-        if let Some(spec) = text.lines().find_map(|line| line.strip_prefix("resume device =")) {
-            add("/etc/uswsusp.conf", spec.trim());
-        }
+    if let Some(text) = guest.text("/etc/uswsusp.conf")
+        && let Some(spec) = text.lines().find_map(|line| line.strip_prefix("resume device ="))
+    {
+        add("/etc/uswsusp.conf", spec.trim());
     }
     found
 }
@@ -213,7 +213,7 @@ fn climb_down(devices: &Devices, index: usize, layers: &mut Vec<Layer>) {
         match below {
             Some(below) => next = Some(below),
             None if matches!(device.place, Place::Disk { .. }) => {
-                layers.push(Layer::Disk { disk: device.disk })
+                layers.push(Layer::Disk { disk: device.disk });
             }
             None => {}
         }

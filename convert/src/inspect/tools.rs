@@ -107,10 +107,10 @@ fn enabled(guest: &Guest<'_>) -> Vec<String> {
         }
     }
     for name in guest.list("/etc/init") {
-        if let Some(stem) = name.strip_suffix(".conf") {
-            if !guest.exists(&join("/etc/init", &format!("{stem}.override"))) {
-                found.push(join("/etc/init", stem));
-            }
+        if let Some(stem) = name.strip_suffix(".conf")
+            && !guest.exists(&join("/etc/init", &format!("{stem}.override")))
+        {
+            found.push(join("/etc/init", stem));
         }
     }
     // A unit that is masked starts nothing.

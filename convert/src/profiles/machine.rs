@@ -88,17 +88,17 @@ fn purpose_of(modalias: &str) -> Purpose {
     let starts = |all: &[&str]| all.iter().any(|start| modalias.starts_with(start));
     if starts(&["virtio:d00000001", "vmbus:635161f8", "xen:vif"]) {
         Purpose::Nic
-    } else if starts(&[
-        "virtio:d00000002",
-        "virtio:d00000008",
-        "vmbus:d96361ba",
-        "vmbus:32264132",
-        "xen:vbd",
-        "scsi:t-0x00",
-        "mmc:block",
-    ]) {
-        Purpose::Disk
-    } else if modalias.contains("ic08isc06") {
+    } else if modalias.contains("ic08isc06")
+        || starts(&[
+            "virtio:d00000002",
+            "virtio:d00000008",
+            "vmbus:d96361ba",
+            "vmbus:32264132",
+            "xen:vbd",
+            "scsi:t-0x00",
+            "mmc:block",
+        ])
+    {
         Purpose::Disk
     } else if starts(&["virtio:d00000003", "vmbus:6dad12f9", "xen:vkbd", "xen:console"]) {
         Purpose::Console

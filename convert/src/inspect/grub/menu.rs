@@ -18,7 +18,7 @@ pub(super) fn flatten(items: Vec<Item>, default: &str) -> Vec<BootEntry> {
     let mut path = chosen(&items, default).or_else(|| first(&items)).unwrap_or_default();
     path.reverse();
     let mut entries = Vec::new();
-    add(items, Some(path), &mut entries);
+    add(items, Some(&path), &mut entries);
     entries
 }
 
@@ -55,15 +55,14 @@ fn first(items: &[Item]) -> Option<Vec<usize>> {
 }
 
 /// `path` is what leads to the default, its first step last.
-fn add(items: Vec<Item>, path: Option<Vec<usize>>, entries: &mut Vec<BootEntry>) {
+fn add(items: Vec<Item>, path: Option<&[usize]>, entries: &mut Vec<BootEntry>) {
     for (index, item) in items.into_iter().enumerate() {
-        let inner = path.as_ref().filter(|path| path.last() == Some(&index)).map(|path| {
-            let mut path = path.clone();
-            path.pop();
-            path
+        let inner = path.and_then(|path| {
+            let (last, rest) = path.split_last()?;
+            (*last == index).then_some(rest)
         });
         if let Some(mut entry) = item.entry {
-            entry.default = inner.as_ref().is_some_and(Vec::is_empty);
+            entry.default = inner.is_some_and(<[usize]>::is_empty);
             entries.push(entry);
         }
         add(item.children, inner, entries);

@@ -5,6 +5,7 @@
 //!   EFI stub, grub.cfg --Machine (variables, conditions, search, source, blscfg)--> Menu --default--> boot entries
 //! ```
 
+mod commands;
 mod condition;
 mod machine;
 mod menu;
