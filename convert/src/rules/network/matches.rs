@@ -160,7 +160,8 @@ fn pieces(text: &str, syntax: Syntax, nics: &[Nic], here: &Option<&Nic>) -> Vec<
         let by_place = matches!(key.as_str(), "path" | "driver")
             && matches!(syntax, Syntax::Networkd | Syntax::NetworkManager);
         if by_place {
-            if let Some(nic) = here {
+            // "Any place" holds on any machine: an earlier run wrote it.
+            if let Some(nic) = here.filter(|_| !trimmed.trim_end().ends_with("=*")) {
                 out.push((start..start + line.len(), place_line(text, syntax, nic)));
                 if syntax == Syntax::NetworkManager {
                     needs_name = Some(nic);

@@ -7,6 +7,7 @@ mod identity;
 mod mounts;
 mod others;
 mod packages;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::fs;
