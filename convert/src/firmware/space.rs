@@ -82,7 +82,7 @@ impl Disk<'_> {
         for need in needs {
             let range = match self.gap(need, &space) {
                 Some(range) => range,
-                None => self.from_swap(need, &mut space)?,
+                None => self.take_from_swap(need, &mut space)?,
             };
             space.ranges.push(range);
         }
@@ -189,7 +189,7 @@ impl Disk<'_> {
     }
 
     /// The end of the largest swap partition.
-    fn from_swap(&self, need: &Need, space: &mut Space) -> Result<Range<u64>> {
+    fn take_from_swap(&self, need: &Need, space: &mut Space) -> Result<Range<u64>> {
         let is_swap = |partition: &&Partition| {
             let facts = self.region(partition.number).and_then(Region::filesystem);
             facts.is_some_and(|facts| facts.kind == FilesystemKind::Swap)
