@@ -25,6 +25,8 @@ pub(super) struct Need {
     pub(super) align: u64,
     /// Bytes of the disk that it must not go beyond.
     pub(super) limit: u64,
+    /// The lowest place that does is the best, not the largest.
+    pub(super) lowest: bool,
 }
 
 /// Partitions that become shorter, and the room that there is.
@@ -80,7 +82,7 @@ impl Disk<'_> {
         for need in needs {
             let range = match self.gap(need, &space) {
                 Some(range) => range,
-                None => self.from_swap(need, &mut space)?,
+                None => self.take_from_swap(need, &mut space)?,
             };
             space.ranges.push(range);
         }
@@ -92,7 +94,7 @@ impl Disk<'_> {
         partition.start.saturating_add(shorter.map_or(partition.len, |(_, len)| *len))
     }
 
-    /// The largest gap that does.
+    /// The best gap that does.
     fn gap(&self, need: &Need, space: &Space) -> Option<Range<u64>> {
         let usable = self.usable();
         let mut taken: Vec<Range<u64>> =
@@ -111,10 +113,9 @@ impl Disk<'_> {
                 (gap.end.min(need.limit).min(start.saturating_add(need.most))) / need.align * need.align;
             (end.checked_sub(start)? >= need.least).then_some(start..end)
         };
-        // The first of equal ones; with a small need that is the gap before the first partition.
-        gaps.into_iter()
-            .filter_map(fit)
-            .min_by_key(|range| (need.most - (range.end - range.start), range.start))
+        let badness =
+            |range: &Range<u64>| if need.lowest { 0 } else { need.most - (range.end - range.start) };
+        gaps.into_iter().filter_map(fit).min_by_key(|range| (badness(range), range.start))
     }
 
     /// Both ends of the disk must be free for the GPT.
@@ -181,14 +182,14 @@ impl Disk<'_> {
     }
 
     fn region(&self, number: u32) -> Option<&Region> {
-        self.layout.regions.iter().find(|region| match region.place {
+        self.layout.all_regions().find(|region| match region.place {
             Place::Disk { partition, .. } => partition == Some(number),
             _ => false,
         })
     }
 
     /// The end of the largest swap partition.
-    fn from_swap(&self, need: &Need, space: &mut Space) -> Result<Range<u64>> {
+    fn take_from_swap(&self, need: &Need, space: &mut Space) -> Result<Range<u64>> {
         let is_swap = |partition: &&Partition| {
             let facts = self.region(partition.number).and_then(Region::filesystem);
             facts.is_some_and(|facts| facts.kind == FilesystemKind::Swap)
@@ -234,7 +235,7 @@ impl Disk<'_> {
     }
 
     fn largest_gap(&self, need: &Need, space: &Space) -> u64 {
-        let any = Need { least: 1, ..*need };
+        let any = Need { least: 1, lowest: false, ..*need };
         self.gap(&any, space).map_or(0, |range| range.end - range.start)
     }
 }

@@ -190,6 +190,7 @@ fn boot_area(
                 most: MIB,
                 align: SECTOR,
                 limit: REACH.min(source.size()),
+                lowest: true,
             };
             let space = Disk { source, layout }.find(&[need])?;
             let Some(range) = space.ranges.first().cloned() else { return Ok(()) };

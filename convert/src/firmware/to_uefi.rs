@@ -160,6 +160,7 @@ fn new_esp(
         most: MOST_ESP,
         align: MIB,
         limit: u64::MAX,
+        lowest: false,
     };
     let space = disk.find(&[need])?;
     let Some(range) = space.ranges.first().cloned() else { return Ok(()) };

@@ -3,7 +3,8 @@
 //!
 //! GRUB's drivers refuse a filesystem with an incompatible feature that they do not know, whether or not a file on it uses it
 //! (`grub-core/fs/ext2.c`: `EXT2_DRIVER_SUPPORTED_INCOMPAT`; `fs/xfs.c`: `XFS_SB_FEAT_INCOMPAT_SUPPORTED`). Features are named
-//! as the filesystem's own tools do. The rows for Debian's versions are held against that version's own driver (grub-fstest).
+//! as the filesystem's own tools do. The rows for Debian's revisions name the
+//! lowest that was held against its own driver (grub-fstest).
 
 use unmoor_images::filesystem::FilesystemKind;
 
@@ -53,8 +54,9 @@ const EXT: &[(&str, Since)] = &[
     ("meta_bg", Since::Upstream((2, 0))),
     ("mmp", Since::Upstream((2, 2))),
     ("encrypt", Since::Upstream((2, 4))),
-    ("metadata_csum_seed", Since::Debian((2, 6), 8, (2, 12))),
-    ("large_dir", Since::Upstream((2, 12))),
+    ("metadata_csum_seed", Since::Debian((2, 6), 13, (2, 12))),
+    ("large_dir", Since::Debian((2, 6), 13, (2, 12))),
+    ("bigalloc", Since::Never),
     ("inline_data", Since::Never),
     ("ea_inode", Since::Never),
     ("casefold", Since::Never),
@@ -66,9 +68,9 @@ const EXT: &[(&str, Since)] = &[
 const XFS: &[(&str, Since)] = &[
     ("crc", Since::Upstream((2, 2))),
     ("sparse", Since::Upstream((2, 4))),
-    ("bigtime", Since::Debian((2, 6), 3, (2, 12))),
-    ("needsrepair", Since::Debian((2, 6), 3, (2, 12))),
-    ("nrext64", Since::Upstream((2, 12))),
+    ("bigtime", Since::Debian((2, 6), 13, (2, 12))),
+    ("needsrepair", Since::Debian((2, 6), 13, (2, 12))),
+    ("nrext64", Since::Debian((2, 6), 13, (2, 12))),
     ("exchange", Since::Upstream((2, 14))),
     ("parent", Since::Upstream((2, 14))),
     ("metadir", Since::Upstream((2, 14))),

@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use unmoor_images::BlockSource;
@@ -253,6 +254,9 @@ impl Machine {
 
     /// Starts the disk and waits for `marker` on the serial port; what stood there.
     pub(super) fn start(&self, firmware: Firmware, marker: &str, more: &[&str]) -> String {
+        // One at a time: they have two processors each.
+        static ONE: Mutex<()> = Mutex::new(());
+        let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let log = self.dir.path().join("serial");
         fs::write(&log, "").unwrap();
         let mut qemu = Command::new("qemu-system-x86_64");

@@ -65,15 +65,16 @@ fn the_table_says_of_each_feature_what_the_driver_does() {
         format!("/dev/null\n0 0\nd--755 0 0\nproof ---644 0 0 {}\n$\n", text(&files.join("proof"))),
     )
     .unwrap();
-    for options in [
-        "bigtime=0",
-        "bigtime=1",
-        "crc=0,bigtime=0,rmapbt=0,reflink=0,inobtcount=0,finobt=0",
-        "bigtime=1,inobtcount=1",
+    for (kind, options) in [
+        ("-m", "bigtime=0"),
+        ("-m", "bigtime=1"),
+        ("-m", "crc=0,bigtime=0,rmapbt=0,reflink=0,inobtcount=0,finobt=0"),
+        ("-m", "bigtime=1,inobtcount=1"),
+        ("-i", "nrext64=1"),
     ] {
         let image = dir.path().join("xfs");
         fs::File::create(&image).unwrap().set_len(320 << 20).unwrap();
-        run("xfsprogs", "mkfs.xfs", &["-q", "-f", "-m", options, "-p", text(&proto), text(&image)]);
+        run("xfsprogs", "mkfs.xfs", &["-q", "-f", kind, options, "-p", text(&proto), text(&image)]);
         check(options, text(&image));
     }
     assert!(answers.contains(&true) && answers.contains(&false), "{answers:?}");

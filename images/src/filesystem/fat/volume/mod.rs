@@ -13,6 +13,7 @@
 
 mod geometry;
 mod names;
+mod paths;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -150,7 +151,7 @@ impl Volume {
     ///
     /// As [`put`](Self::put).
     pub fn make_directory(&mut self, path: &str, time: Stamp) -> Result<()> {
-        self.tree.make_directories(&tree::parts(path), time).map(|_| ())
+        self.tree.make_directories(&paths::parts(path), time).map(|_| ())
     }
 
     /// Whether there is a file or directory at `path`.
