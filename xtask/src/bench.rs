@@ -4,6 +4,7 @@
 //! Rounds are interleaved (ours, theirs, ours, theirs), so that a machine whose speed drifts is the same for all. Nothing here
 //! is a test: figures are printed beside what was aimed at, and the exit status says only whether it could be measured.
 
+mod convert;
 mod disk;
 mod large;
 mod limit;
@@ -29,7 +30,8 @@ pub(crate) fn run(rounds: usize) -> Result {
     limit::compare(&used, &disk, scratch.path(), &captured)?;
     levels(&unmoor, &disk, scratch.path())?;
     restore(&unmoor, &disk, scratch.path(), rounds)?;
-    large::run(&unmoor, scratch.path())
+    large::run(&unmoor, scratch.path())?;
+    convert::run(&unmoor, scratch.path(), rounds)
 }
 
 const GIB: f64 = (1u64 << 30) as f64;
