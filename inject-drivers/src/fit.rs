@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use unmoor_convert::files::Files;
 use unmoor_convert::inspection::{Inspection, Kernel};
-use unmoor_convert::plan::Draft;
+use unmoor_convert::plan::{Draft, InitramfsFile};
 use unmoor_convert::request::{Part, Purpose, Request};
 use unmoor_images::{Error, Result};
 use unmoor_initramfs::archive::{self, Addition, Archive, Limits};
@@ -285,8 +285,13 @@ fn give_up(fit: &mut Fit, trouble: Trouble) -> Result<()> {
 }
 
 /// Files that other rules want in the initramfs.
-fn wanted_files(_draft: &Draft) -> Vec<Addition> {
-    Vec::new()
+fn wanted_files(draft: &Draft) -> Vec<Addition> {
+    let addition = |file: &InitramfsFile| Addition::File {
+        path: file.path.clone(),
+        mode: file.mode,
+        content: file.content.bytes().to_vec(),
+    };
+    draft.initramfs_files().iter().map(addition).collect()
 }
 
 /// Loadable drivers of the disks that will be there, with what they need.

@@ -160,3 +160,30 @@ fn a_superset_adds_all_that_there_is_and_complains_little() {
     assert!(tree.node(&format!("lib/modules/{NEW}/kernel/drivers/nvme/host/nvme.ko")).is_some());
     assert!(tree.node(&format!("lib/modules/{NEW}/kernel/drivers/scsi/megaraid/megaraid_sas.ko")).is_some());
 }
+
+#[test]
+fn files_that_other_rules_want_come_with_the_drivers_and_alone() {
+    let ahci = "pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01";
+    for (modalias, files) in [(VIRTIO_BLK, 2), (ahci, 1)] {
+        let phony = Phony::new(Style::Udev);
+        let directory = Directory::open(&phony.path("/")).unwrap();
+        let link = "[Match]\nMACAddress=52:54:00:12:34:56\n[Link]\nName=ens3\n";
+        let request = request(vec![part(modalias, Purpose::Disk, true)]);
+        let plan = || {
+            let mut draft = Draft::new(&directory);
+            draft.initramfs_file("/etc/systemd/network/70-unmoor-ens3.link", link.as_bytes().to_vec(), 0o644);
+            crate::inject(&mut draft, &phony.inspection(), &request).unwrap();
+            draft.finish()
+        };
+        let first = plan();
+        assert_eq!(first.edits.len(), 2, "{files} kinds of files in each initramfs");
+        phony.apply(&first);
+        let tree = phony.archive(OLD).tree;
+        assert_eq!(tree.read("etc/systemd/network/70-unmoor-ens3.link").unwrap(), link.as_bytes());
+        assert_eq!(
+            tree.node(&format!("lib/modules/{OLD}/kernel/drivers/block/virtio_blk.ko")).is_some(),
+            files == 2
+        );
+        assert_eq!(plan().edits, [], "again");
+    }
+}

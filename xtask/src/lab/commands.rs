@@ -5,7 +5,7 @@ use crate::binary;
 use crate::lab::appliance::Job;
 use crate::lab::guest::GUESTS;
 use crate::lab::qemu::{Bus, Chipset, Disk, Firmware, Machine, Writes};
-use crate::lab::{cells, directory, initramfs, listing, proof, read_text};
+use crate::lab::{cells, directory, drivers, initramfs, listing, proof, read_text};
 use crate::packages::{self, Need};
 use crate::run::{Failure, Result, While};
 use crate::step::Steps;
@@ -61,6 +61,11 @@ pub(crate) enum Command {
         /// Boot this kernel image instead of the appliance's
         #[arg(long)]
         kernel: Option<PathBuf>,
+    },
+    /// Boot an initramfs for virtio from other disk controllers, without and with injected drivers
+    Drivers {
+        /// Controllers: all, or those named
+        controllers: Vec<String>,
     },
     /// Remove what interrupted runs left
     Clean,
@@ -131,6 +136,15 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
             for name in &chosen {
                 let step = format!("lab: an initramfs packed with {name} and extended");
                 steps.check(&step, || initramfs::boot(name, kernel.as_deref()));
+            }
+            return Ok(steps.finish());
+        }
+        Command::Drivers { controllers } => {
+            let mut steps = Steps::default();
+            let all = drivers::controllers().map(str::to_owned);
+            let chosen = if controllers.is_empty() { all.collect() } else { controllers };
+            for name in &chosen {
+                steps.check(&format!("lab: a virtio initramfs made for {name}"), || drivers::boot(name));
             }
             return Ok(steps.finish());
         }

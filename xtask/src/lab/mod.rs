@@ -8,6 +8,7 @@
 //! - [`proof`] boots a disk on chosen hardware and reads what the guest says of itself; [`listing`] has the appliance
 //!   list every file of every file system and run their checkers.
 //! - [`initramfs`] boots small initramfs images of every compression to which unmoor appended files.
+//! - [`drivers`] boots a real guest's initramfs on hardware that it has no drivers for, before and after they are added.
 //! - [`cells`] puts it together: capture, verify, restore, compare, boot.
 //!
 //! All that is built lies outside the tree, in `$UNMOOR_LAB_DIR` or `~/.cache/unmoor-lab`, named by a hash of its recipe.
@@ -16,6 +17,7 @@ pub(crate) mod appliance;
 pub(crate) mod cells;
 pub(crate) mod commands;
 pub(crate) mod debian;
+pub(crate) mod drivers;
 pub(crate) mod guest;
 pub(crate) mod initramfs;
 pub(crate) mod listing;
