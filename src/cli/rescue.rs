@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `unmoor rescue`: builds the environment in which this program is PID 1; and being that.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use unmoor_images::{Error, ErrorKind, Result};
 use unmoor_initramfs::init::{self, Handler};
-use unmoor_initramfs::rescue::{self, Build, Built, KernelSource, Profile};
+use unmoor_initramfs::rescue::{self, Build, Built, KernelSource, Profile, iso, payload};
 
 use crate::output::size::show_size;
 use crate::output::{Outcome, Terminal};
@@ -19,12 +19,17 @@ Examples:
 
   apt-get download linux-image-6.1.0-32-amd64 shim-signed grub-efi-amd64-signed
   unmoor rescue build --out rescue --kernel linux-image-*.deb --payload .
-      From Debian packages, with boot loaders for guests that change their firmware";
+      From Debian packages, with boot loaders for guests that change their firmware
+
+  apt-get download isolinux syslinux-common shim-signed shim-helpers-amd64-signed grub-efi-amd64-signed
+  unmoor rescue iso --out rescue.iso --kernel linux-image-*.deb --payload .
+      A CD image for BIOS and UEFI, which also starts from a USB disk";
 
 /// Build the rescue environment: kernel and initramfs, with this program as the only one in it
 ///
 /// It boots from the network, or from CD or USB, and in QEMU it is the appliance in which `unmoor convert` mounts guests.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -33,6 +38,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Build(BuildArguments),
+    Iso(IsoArguments),
 }
 
 /// Write vmlinuz and initramfs
@@ -44,6 +50,22 @@ struct BuildArguments {
     /// Directory for vmlinuz, initramfs and rescue.json
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    #[command(flatten)]
+    from: From,
+}
+
+/// Write a bootable CD image
+///
+/// It starts under BIOS and UEFI, with Secure Boot too where the kernel is a distribution's, and from a USB disk to which it is
+/// written as it is. The boot loaders come from the payload.
+#[derive(Debug, Args)]
+struct IsoArguments {
+    /// The image
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// The kernel's command line
+    #[arg(long, value_name = "TEXT", default_value = iso::COMMAND_LINE)]
+    append: String,
     #[command(flatten)]
     from: From,
 }
@@ -99,6 +121,21 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
             let built =
                 rescue::build(&arguments.from.build()?, &arguments.out, arguments.from.cache().as_deref())?;
             show(&built, terminal)?;
+        }
+        Command::Iso(arguments) => {
+            terminal.one_document();
+            // Before anything is built: what cannot become bootable is refused at once.
+            let payload = payload::collect(&arguments.from.payload)?;
+            let mut folder = arguments.out.as_os_str().to_owned();
+            folder.push(".files");
+            let folder = PathBuf::from(folder);
+            let built = rescue::build(&arguments.from.build()?, &folder, arguments.from.cache().as_deref())?;
+            let written =
+                iso::write(&built.kernel, &built.initramfs, &payload, &arguments.append, &arguments.out);
+            // What the image has in it is not needed beside it.
+            std::fs::remove_dir_all(&folder).map_err(|error| Error::io("removing", error).path(&folder))?;
+            written?;
+            show_image(&arguments.out, &built, terminal)?;
         }
     }
     Ok(Outcome::Done)
@@ -159,6 +196,21 @@ fn show(built: &Built, terminal: &Terminal) -> Result<()> {
         ))?;
     }
     Ok(())
+}
+
+fn show_image(path: &Path, built: &Built, terminal: &Terminal) -> Result<()> {
+    let size = std::fs::metadata(path).map_err(|error| Error::io("reading", error).path(path))?.len();
+    if terminal.json() {
+        let document =
+            json!({ "image": path, "size": size, "facts": built.facts, "warnings": terminal.warnings() });
+        return terminal.print(&document.to_string());
+    }
+    terminal.print(&format!(
+        "{}  {}, Linux {}, BIOS and UEFI",
+        path.display(),
+        show_size(size),
+        built.facts.release
+    ))
 }
 
 /// Is PID 1 of the rescue environment.

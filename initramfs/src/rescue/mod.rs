@@ -12,7 +12,9 @@
 
 mod cache;
 mod deb;
+mod features;
 mod image;
+pub mod iso;
 mod kernel;
 pub mod payload;
 mod profile;
@@ -24,6 +26,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use unmoor_images::{Error, Result};
 
+pub use features::{Needs, needs};
 pub use kernel::KernelSource;
 pub use profile::Profile;
 pub use version::compare as compare_releases;
