@@ -9,7 +9,7 @@ use std::path::Path;
 
 use common::{Scene, run, unmoor};
 
-const COMMANDS: [&str; 5] = ["inspect", "capture", "restore", "verify", "completions"];
+const COMMANDS: [&str; 7] = ["inspect", "capture", "restore", "convert", "verify", "rescue", "completions"];
 
 #[test]
 fn help_fits_a_terminal_and_shows_an_example_of_each_command() {

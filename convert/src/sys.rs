@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! System calls that `nix` lacks: extended attributes of what a path names, links not followed, and inode flags.
 
+pub(crate) mod flags;
+
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};

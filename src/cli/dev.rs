@@ -103,14 +103,17 @@ fn show_extents(extents: &ExtentMap, terminal: &Terminal) -> Result<()> {
     Ok(())
 }
 
-/// One page for `unmoor` and one for each command, in section 8: for administrators.
+/// One page for `unmoor` and one for each command, and for each command of a command, in section 8: for administrators.
 fn man_pages(folder: &Path) -> Result<()> {
     let mut command = CommandLine::command();
     command.build();
-    let mut pages = vec![("unmoor".to_owned(), command.clone())];
-    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
-        let name = format!("unmoor-{}", sub.get_name());
-        pages.push((name, sub.clone()));
+    let mut pages = vec![("unmoor".to_owned(), command)];
+    let mut done = 0;
+    while let Some((name, command)) = pages.get(done) {
+        let subs = command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help");
+        let subs: Vec<_> = subs.map(|sub| (format!("{name}-{}", sub.get_name()), sub.clone())).collect();
+        pages.extend(subs);
+        done += 1;
     }
     for (name, command) in pages {
         let mut page = Vec::new();

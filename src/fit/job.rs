@@ -49,7 +49,10 @@ impl Job {
             keys.map_err(|error| Error::new(ErrorKind::Malformed, "reading the job's keys").source(error))?;
         let mut action = self.action.clone();
         if let Action::Plan(request) = &mut action {
-            request.payload = payload::read(Path::new(payload::PLACE))?;
+            let place = Path::new(payload::PLACE);
+            if place.is_dir() {
+                request.payload = payload::collect(&[place.to_owned()])?;
+            }
         }
         guest::act(&disks, &action, &keys, self.facts.as_ref(), monitor)
     }

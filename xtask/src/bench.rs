@@ -4,6 +4,7 @@
 //! Rounds are interleaved (ours, theirs, ours, theirs), so that a machine whose speed drifts is the same for all. Nothing here
 //! is a test: figures are printed beside what was aimed at, and the exit status says only whether it could be measured.
 
+mod convert;
 mod disk;
 mod large;
 mod limit;
@@ -23,6 +24,7 @@ pub(crate) enum Part {
     Capture,
     Restore,
     Large,
+    Convert,
 }
 
 /// Measures `parts`, or all where none is named, `rounds` times each.
@@ -30,8 +32,11 @@ pub(crate) fn run(parts: &[Part], rounds: usize) -> Result {
     let wanted = |part: Part| parts.is_empty() || parts.contains(&part);
     packages::require(&[Need::Build, Need::Bench])?;
     let unmoor = static_release()?;
-    let disk = disk::lived_in()?;
     let scratch = Scratch::new("bench")?;
+    if parts == [Part::Convert] {
+        return convert::run(&unmoor, scratch.path(), rounds);
+    }
+    let disk = disk::lived_in()?;
     let used = limit::Used::of(&unmoor, &disk)?;
     println!("\nlived-in ext4 of 12 GiB, {:.2} GiB of it used; medians of {rounds}", used.bytes as f64 / GIB);
     if wanted(Part::Capture) {
@@ -59,6 +64,9 @@ pub(crate) fn run(parts: &[Part], rounds: usize) -> Result {
     }
     if wanted(Part::Large) {
         large::run(&unmoor, scratch.path())?;
+    }
+    if wanted(Part::Convert) {
+        convert::run(&unmoor, scratch.path(), rounds)?;
     }
     Ok(())
 }

@@ -60,6 +60,7 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("user-mode-linux", &[Need::Tests]),
     ("partclone", &[Need::Tests, Need::Bench]),
     ("zstd", &[Need::Tests, Need::Bench]),
+    ("virt-v2v", &[Need::Bench]),
     ("cpio", &[Need::Tests, Need::Bench]),
     ("xz-utils", &[Need::Tests]),
     ("lz4", &[Need::Tests]),
