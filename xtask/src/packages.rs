@@ -44,6 +44,7 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("mdadm", &[Need::Tests]),
     ("cryptsetup-bin", &[Need::Tests]),
     ("thin-provisioning-tools", &[Need::Tests]),
+    ("xorriso", &[Need::Tests]),
     ("attr", &[Need::Tests]),
     ("user-mode-linux", &[Need::Tests]),
     ("partclone", &[Need::Tests, Need::Bench]),

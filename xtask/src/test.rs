@@ -2,7 +2,7 @@
 //! `cargo xtask test`: what CI runs, from formatting to booted guests.
 
 use crate::binary::{cargo, static_release, workspace};
-use crate::lab::cells;
+use crate::lab::{cells, rescue_boot};
 use crate::packages::{self, Need};
 use crate::run::{Failure, Result, run as run_command};
 use crate::step::{Steps, Tally, run_tests};
@@ -23,7 +23,10 @@ pub(crate) fn run(all: bool, no_lab: bool) -> Result<ExitCode> {
     steps.check("documentation", docs);
     if !no_lab {
         match static_release() {
-            Ok(unmoor) => cells::run(&mut steps, &unmoor, all),
+            Ok(unmoor) => {
+                cells::run(&mut steps, &unmoor, all);
+                steps.check("rescue environment boots", || rescue_boot::check(&unmoor));
+            }
             Err(error) => steps.check("static build", || Err(error)),
         }
     }

@@ -5,7 +5,7 @@ use crate::binary;
 use crate::lab::appliance::Job;
 use crate::lab::guest::GUESTS;
 use crate::lab::qemu::{Bus, Chipset, Disk, Firmware, Machine, Writes};
-use crate::lab::{cells, directory, listing, proof, read_text};
+use crate::lab::{cells, directory, listing, proof, read_text, rescue_boot};
 use crate::packages::{self, Need};
 use crate::run::{Failure, Result, While};
 use crate::step::Steps;
@@ -53,6 +53,12 @@ pub(crate) enum Command {
         /// Keep what the script writes to the disk
         #[arg(long)]
         write: bool,
+    },
+    /// Build the rescue environment and boot it: jobs in QEMU, and its CD under BIOS and UEFI
+    RescueBoot {
+        /// With this static binary instead of building one
+        #[arg(long)]
+        unmoor: Option<PathBuf>,
     },
     /// Remove what interrupted runs left
     Clean,
@@ -115,6 +121,9 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
                 limit: Duration::from_secs(3600),
             };
             print!("{}", job.run("job")?);
+        }
+        Command::RescueBoot { unmoor } => {
+            rescue_boot::check(&unmoor.map_or_else(binary::static_release, Ok)?)?;
         }
         Command::Clean => {
             let lab = directory()?;

@@ -20,6 +20,7 @@ pub(crate) mod listing;
 pub(crate) mod old_content;
 pub(crate) mod proof;
 pub(crate) mod qemu;
+pub(crate) mod rescue_boot;
 
 use crate::run::{Failure, Result, While};
 use std::fs;
