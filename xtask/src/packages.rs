@@ -53,6 +53,7 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("mdadm", &[Need::Tests]),
     ("cryptsetup-bin", &[Need::Tests]),
     ("thin-provisioning-tools", &[Need::Tests]),
+    ("xorriso", &[Need::Tests]),
     ("attr", &[Need::Tests]),
     ("patch", &[Need::Tests]),
     ("systemd", &[Need::Tests]),

@@ -4,6 +4,7 @@
 use crate::binary::{cargo, static_release, workspace};
 use crate::lab::cells::{self, Choice};
 use crate::lab::fit::Tools;
+use crate::lab::rescue_boot;
 use crate::packages::{self, Need};
 use crate::run::{Failure, Result, run as run_command};
 use crate::step::{Runner, Steps, Tally, run_tests};
@@ -25,6 +26,7 @@ pub(crate) fn run(all: bool, no_lab: bool) -> Result<ExitCode> {
     if !no_lab {
         match static_release() {
             Ok(unmoor) => {
+                steps.check("lab: the rescue environment boots", || rescue_boot::check(&unmoor));
                 let choice = if all { Choice::All } else { Choice::OfTheDay };
                 cells::run(&mut steps, &Tools { unmoor, rescue: None }, &choice)?;
             }

@@ -8,7 +8,7 @@ use crate::lab::fit::Tools;
 use crate::lab::guests::{GUESTS, guest};
 use crate::lab::hardware::{Bus, Chipset, Firmware, Nic};
 use crate::lab::qemu::{Disk, Machine, Writes};
-use crate::lab::{boot, cells, directory, drivers, initramfs, listing, read_text};
+use crate::lab::{boot, cells, directory, drivers, initramfs, listing, read_text, rescue_boot};
 use crate::packages::{self, Need};
 use crate::run::{Result, While};
 use crate::step::Steps;
@@ -80,6 +80,12 @@ pub(crate) enum Command {
     Drivers {
         /// Controllers: all, or those named
         controllers: Vec<String>,
+    },
+    /// Build the rescue environment and boot it: jobs in QEMU, and its CD under BIOS and UEFI
+    RescueBoot {
+        /// With this static binary instead of building one
+        #[arg(long)]
+        unmoor: Option<PathBuf>,
     },
     /// Remove what interrupted runs left
     Clean,
@@ -171,6 +177,9 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
                 steps.check(&format!("lab: a virtio initramfs made for {name}"), || drivers::boot(name));
             }
             return Ok(steps.finish());
+        }
+        Command::RescueBoot { unmoor } => {
+            rescue_boot::check(&unmoor.map_or_else(binary::static_release, Ok)?)?;
         }
         Command::Clean => {
             let lab = directory()?;

@@ -33,6 +33,7 @@ pub(crate) mod loop_device;
 pub(crate) mod old_content;
 pub(crate) mod proof;
 pub(crate) mod qemu;
+pub(crate) mod rescue_boot;
 pub(crate) mod restore;
 pub(crate) mod stall;
 

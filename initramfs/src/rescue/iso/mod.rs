@@ -138,12 +138,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.iso");
         std::fs::write(&path, &image).unwrap();
-        let seven_zip = |arguments: &[&str]| {
+        let xorriso = |arguments: &[&str]| {
             let done = std::process::Command::new("xorriso").args(arguments).output();
             done.unwrap_or_else(|error| unreachable!("xorriso is needed for this test: {error}"))
         };
         let path = path.to_str().unwrap();
-        let listed = seven_zip(&[
+        let listed = xorriso(&[
             "-indev",
             path,
             "-report_el_torito",
@@ -169,7 +169,7 @@ mod tests {
         }
         let out = folder.path().join("out");
         let extracted =
-            seven_zip(&["-osirrox", "on", "-indev", path, "-extract", "/vmlinuz", out.to_str().unwrap()]);
+            xorriso(&["-osirrox", "on", "-indev", path, "-extract", "/VMLINUZ", out.to_str().unwrap()]);
         assert!(extracted.status.success(), "{}", String::from_utf8_lossy(&extracted.stderr));
         assert!(std::fs::read(out).unwrap() == kernel);
     }
