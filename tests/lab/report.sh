@@ -12,10 +12,12 @@ secure_boot() {
 }
 # The network may come up after everything else.
 for second in $(seq 60); do
-    ip -4 route show default | grep -q . && break
+    ip -4 address show scope global | grep -q inet && break
     sleep 1
 done
+# QEMU's DHCP server offers no router on a network that leads nowhere, but it is at the router's address.
 gateway=$(ip -4 route show default | sed -n 's/.* via \([^ ]*\) .*/\1/p' | head -n 1)
+gateway=${gateway:-10.0.2.2}
 {
     printf 'UNMOOR-PROOF {"nonce":"%s","state":"%s","hostname":"%s","kernel":"%s","root":"%s",' \
         "$nonce" "$state" "$(cat /proc/sys/kernel/hostname)" "$(uname -r)" "$(findmnt -n -o SOURCE /)"
@@ -28,7 +30,7 @@ gateway=$(ip -4 route show default | sed -n 's/.* via \([^ ]*\) .*/\1/p' | head 
     printf '"failed":%s,' "$(json systemctl list-units --failed --output=json)"
     printf '"addresses":%s,' "$(json ip -json address)"
     printf '"routes":%s,' "$(json ip -json route)"
-    printf '"gateway":%s}\n' "$(truth ping -c 1 -W 10 "${gateway:-no-gateway.invalid}")"
+    printf '"gateway":%s}\n' "$(truth ping -c 1 -W 10 "$gateway")"
 } >/dev/ttyS1
 if [ -r $fw_cfg/upgrade.sh/raw ]; then
     sh -eux $fw_cfg/upgrade.sh/raw >/dev/ttyS0 2>&1

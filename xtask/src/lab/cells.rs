@@ -5,9 +5,9 @@ use crate::lab::changed::{self, COMPRESSED_GUEST, COMPRESSIONS, REFUSALS, Refusa
 use crate::lab::fit::{FITS, Fit, Tools};
 use crate::lab::guest::{Built, Guest, Purpose};
 use crate::lab::guests::{GUESTS, guest};
-use crate::lab::{activation, initramfs};
 use crate::lab::listing::check_checkers;
 use crate::lab::restore::Restore;
+use crate::lab::{activation, initramfs};
 use crate::run::{Failure, Result};
 use crate::step::{Steps, Tally};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -9,7 +9,7 @@ use crate::lab::guest::Built;
 use crate::lab::hardware::{Bus, Chipset, Firmware, Hardware};
 use crate::lab::qemu::{Disk, Writes};
 use crate::lab::{Scratch, fit};
-use crate::run::{Failure, Result, While, output, shown};
+use crate::run::{Failure, Result, While, output};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -85,12 +85,9 @@ impl Refusal {
         let scratch = Scratch::new(self.name)?;
         let disk = changed(guest, self.script, scratch.path())?;
         let before = (hash(&disk)?, files(scratch.path())?);
-        let mut command = tools.fitting("convert", &[&disk], self.profile, &[]);
-        let ended = command.output().while_doing(format_args!("starting {}", shown(&command)))?;
-        let said =
-            [ended.stdout, ended.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-        if ended.status.code() != Some(REFUSED) {
-            return Err(Failure::new(format!("it is not refused: {}: {}", ended.status, said.trim())));
+        let (status, said) = tools.convert(&disk, self.profile, &[])?;
+        if status.code() != Some(REFUSED) {
+            return Err(Failure::new(format!("it is not refused: {status}: {}", said.trim())));
         }
         for words in self.says {
             if !said.contains(words) {
@@ -122,7 +119,7 @@ const COMPRESSED_TARGET: Hardware = Hardware {
 pub(crate) fn compression(kind: &str, guest: &Built, tools: &Tools) -> Result {
     let scratch = Scratch::new(&format!("compression-{kind}"))?;
     let disk = changed(guest, &format!("KIND={kind}\n{COMPRESSION}"), scratch.path())?;
-    output(&mut tools.fitting("convert", &[&disk], &COMPRESSED_TARGET.profile(), &[]))?;
+    fit::succeeded(tools.convert(&disk, &COMPRESSED_TARGET.profile(), &[])?)?;
     let proof = boot::boot(&COMPRESSED_TARGET.machine(&disk, Writes::Dropped))?;
     proof.check_like(&guest.proof()?, &COMPRESSED_TARGET)
 }

@@ -8,7 +8,7 @@ use crate::lab::fit::Tools;
 use crate::lab::guests::{GUESTS, guest};
 use crate::lab::hardware::{Bus, Chipset, Firmware, Nic};
 use crate::lab::qemu::{Disk, Machine, Writes};
-use crate::lab::{boot, cells, directory, drivers, initramfs, listing, read_text, rescue_boot};
+use crate::lab::{boot, cells, directory, drivers, initramfs, listing, read_text, rescue, rescue_boot};
 use crate::packages::{self, Need};
 use crate::run::{Result, While};
 use crate::step::Steps;
@@ -36,6 +36,12 @@ pub(crate) enum Command {
         /// The rescue environment that it is to use
         #[arg(long)]
         rescue: Option<PathBuf>,
+    },
+    /// Make the rescue environment that cells use, and say where it is
+    Rescue {
+        /// Of this binary instead of building one
+        #[arg(long)]
+        unmoor: Option<PathBuf>,
     },
     /// Boot guests on the hardware of their cells without fitting them, which must fail
     Control {
@@ -135,6 +141,10 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
             };
             cells::run(&mut steps, &Tools { unmoor, rescue }, &choice)?;
             return Ok(steps.finish());
+        }
+        Command::Rescue { unmoor } => {
+            let unmoor = unmoor.map_or_else(binary::static_release, Ok)?;
+            println!("{}", rescue::built(&unmoor)?.display());
         }
         Command::Control { cells } => {
             let mut steps = Steps::default();

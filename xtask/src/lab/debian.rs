@@ -2,7 +2,7 @@
 //! Trees of Debian packages, made by mmdebstrap.
 
 use crate::lab;
-use crate::run::{Result, While, as_root, run};
+use crate::run::{Failure, Result, While, as_root, output, run};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -62,34 +62,41 @@ impl Tree {
     }
 }
 
-/// Files of packages that a guest keeps for later.
+/// Files of packages.
 pub(crate) struct Packages {
-    suite: &'static str,
-    names: &'static [&'static str],
+    /// What they are called in the lab.
+    pub(crate) name: &'static str,
+    pub(crate) suite: &'static str,
+    /// Their names; `linux-image-amd64` stands for the kernel's package that it names.
+    pub(crate) names: &'static [&'static str],
 }
 
 /// The boot loader for the other firmware, which the administrator of a guest that changed its firmware has to install.
 pub(crate) const BOOKWORM_UEFI: Packages =
-    Packages { suite: "bookworm", names: &["grub-efi-amd64", "grub-efi-amd64-bin"] };
-pub(crate) const TRIXIE_BIOS: Packages = Packages { suite: "trixie", names: &["grub-pc", "grub-pc-bin"] };
+    Packages { name: "bookworm", suite: "bookworm", names: &["grub-efi-amd64", "grub-efi-amd64-bin"] };
+pub(crate) const TRIXIE_BIOS: Packages =
+    Packages { name: "trixie", suite: "trixie", names: &["grub-pc", "grub-pc-bin"] };
 
 impl Packages {
     /// The files in a tar archive, downloaded where they are not cached.
     pub(crate) fn archive(&self) -> Result<PathBuf> {
+        self.built().map(|directory| directory.join("packages.tar"))
+    }
+
+    /// The files in a folder of their own.
+    pub(crate) fn folder(&self) -> Result<PathBuf> {
+        self.built().map(|directory| directory.join("packages"))
+    }
+
+    fn built(&self) -> Result<PathBuf> {
         let names = self.names.join(" ");
-        let directory =
-            lab::cached(&format!("packages-{}", self.suite), &[self.suite, &names], |directory| {
-                let (apt, packages) = (directory.join("apt"), directory.join("packages"));
-                self.download(&apt, &packages)?;
-                let mut tar = Command::new("tar");
-                tar.arg("-C").arg(&packages).arg("-cf").arg(directory.join("packages.tar")).arg(".");
-                run(&mut tar)?;
-                for left in [apt, packages] {
-                    fs::remove_dir_all(&left).while_doing(format_args!("removing {}", left.display()))?;
-                }
-                Ok(())
-            })?;
-        Ok(directory.join("packages.tar"))
+        lab::cached(&format!("packages-{}", self.name), &[self.suite, &names], |directory| {
+            let (apt, packages) = (directory.join("apt"), directory.join("packages"));
+            self.download(&apt, &packages)?;
+            let mut tar = Command::new("tar");
+            run(tar.arg("-C").arg(&packages).arg("-cf").arg(directory.join("packages.tar")).arg("."))?;
+            fs::remove_dir_all(&apt).while_doing(format_args!("removing {}", apt.display()))
+        })
     }
 
     /// Fills the directory `packages` with the files, by an apt that knows nothing of this machine and keeps its own in `apt`.
@@ -102,17 +109,12 @@ impl Packages {
         let source = format!("deb [signed-by={keyring}] {} {} main\n", mirror(), self.suite);
         fs::write(of_apt("sources.list"), source).while_doing("writing sources.list")?;
         fs::write(of_apt("status"), "").while_doing("writing apt's status")?;
-        let apt = || {
-            let mut command = Command::new("apt-get");
-            command.current_dir(packages).arg("--quiet=2").args(["-o", "APT::Architecture=amd64"]);
-            command.args([
-                "-o",
-                "APT::Architectures=amd64",
-                "-o",
-                "APT::Sandbox::User=",
-                "-o",
-                "Acquire::Languages=none",
-            ]);
+        let apt = |program: &str| {
+            let mut command = Command::new(program);
+            command.current_dir(packages);
+            for option in ["APT::Architecture=amd64", "APT::Architectures=amd64", "APT::Sandbox::User="] {
+                command.args(["-o", option]);
+            }
             for (option, name) in [
                 ("Dir::State", "state"),
                 ("Dir::State::status", "status"),
@@ -124,8 +126,16 @@ impl Packages {
             }
             command
         };
-        run(apt().arg("update"))?;
-        run(apt().arg("download").args(self.names))
+        let languages = ["-o", "Acquire::Languages=none"];
+        run(apt("apt-get").args(languages).args(["--quiet=2", "update"]))?;
+        let mut names: Vec<String> = self.names.iter().map(|name| (*name).to_owned()).collect();
+        for name in names.iter_mut().filter(|name| *name == "linux-image-amd64") {
+            let depends = output(apt("apt-cache").args(["depends", name]))?;
+            let kernel = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
+            let kernel = kernel.ok_or_else(|| Failure::new(format!("{name} names no kernel: {depends}")))?;
+            *name = format!("linux-image-{kernel}");
+        }
+        run(apt("apt-get").args(["--quiet=2", "download"]).args(names))
     }
 }
 

@@ -8,10 +8,10 @@ use crate::lab::hardware::{Bus, Chipset, Firmware, Hardware};
 use crate::lab::loop_device::LoopDevice;
 use crate::lab::proof::Proof;
 use crate::lab::qemu::{Machine, Writes};
-use crate::lab::{Scratch, old_content};
-use crate::run::{Failure, Result, While, as_root, output};
+use crate::lab::{Scratch, old_content, rescue};
+use crate::run::{Failure, Result, While, as_root, output, shown};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 /// The address of the adapter in the new machine, which only cell b is told.
 pub(crate) const NEW_MAC: Option<&str> = Some("52:54:00:0d:0d:02");
@@ -106,20 +106,48 @@ const fn target(chipset: Chipset, firmware: Firmware, bus: Bus, nic: &'static st
 #[derive(Clone, Debug)]
 pub(crate) struct Tools {
     pub(crate) unmoor: PathBuf,
-    /// A rescue environment that it is to use; else it looks for one itself.
+    /// The rescue environment that it is to use; else it makes one.
     pub(crate) rescue: Option<PathBuf>,
 }
 
 impl Tools {
-    /// `unmoor SUBCOMMAND PATHS --profile ... --yes`, with what the hardware needs.
-    pub(crate) fn fitting(&self, command: &str, paths: &[&Path], profile: &str, more: &[&str]) -> Command {
-        // As root where there is a device to write to.
-        let mut fitting = if command == "restore" { as_root("env") } else { Command::new("env") };
-        fitting.arg(&self.unmoor).arg(command).args(paths).args(["--profile", profile]).args(more);
-        if let Some(rescue) = &self.rescue {
-            fitting.arg("--rescue").arg(rescue);
-        }
-        fitting
+    /// Runs `unmoor convert IMAGE --profile ...` and returns how it ended and all that it said.
+    pub(crate) fn convert(&self, image: &Path, profile: &str, more: &[&str]) -> Result<(ExitStatus, String)> {
+        let mut command = Command::new(&self.unmoor);
+        command.arg("convert").arg(image).args(["--profile", profile]).args(more);
+        self.ended(command.arg("--rescue").arg(self.rescue()?))
+    }
+
+    /// The same for `unmoor restore`, as root for the device to write to.
+    pub(crate) fn restore(
+        &self,
+        image: &Path,
+        disk: &Path,
+        profile: &str,
+        more: &[&str],
+    ) -> Result<(ExitStatus, String)> {
+        let mut command = as_root("env");
+        command.arg(&self.unmoor).arg("restore").args([image, disk]).args(["--profile", profile, "--yes"]);
+        self.ended(command.args(more).arg("--rescue").arg(self.rescue()?))
+    }
+
+    fn rescue(&self) -> Result<PathBuf> {
+        self.rescue.clone().map_or_else(|| rescue::built(&self.unmoor), Ok)
+    }
+
+    fn ended(&self, command: &mut Command) -> Result<(ExitStatus, String)> {
+        let ended = command.output().while_doing(format_args!("starting {}", shown(command)))?;
+        let said = [ended.stdout, ended.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        Ok((ended.status, said.concat()))
+    }
+}
+
+/// Fails unless the command succeeded.
+pub(crate) fn succeeded((status, said): (ExitStatus, String)) -> Result {
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Failure::new(format!("unmoor failed: {status}: {}", said.trim())))
     }
 }
 
@@ -153,7 +181,7 @@ impl Fit {
         let profile = self.target.profile();
         match self.way {
             Way::Convert => {
-                output(&mut tools.fitting("convert", &[&image], &profile, self.arguments))?;
+                succeeded(tools.convert(&image, &profile, self.arguments)?)?;
                 output(Command::new("qemu-img").args(["check", "-q"]).arg(&image))?;
                 output(Command::new(&tools.unmoor).arg("verify").arg(&image))
                     .while_doing("verifying the image after its conversion")?;
@@ -164,9 +192,7 @@ impl Fit {
                 let size = guest.disk.metadata().while_doing("reading the guest's size")?.len();
                 old_content::fill(&restored, size)?;
                 let device = LoopDevice::attach(&restored)?;
-                let mut arguments = vec!["--yes"];
-                arguments.extend(self.arguments);
-                output(&mut tools.fitting("restore", &[&image, device.path()], &profile, &arguments))?;
+                succeeded(tools.restore(&image, device.path(), &profile, self.arguments)?)?;
                 output(as_root("env").arg(&tools.unmoor).arg("verify").args([&image, device.path()]))
                     .while_doing("verifying the disk after the restore")?;
                 Ok(restored)

@@ -4,6 +4,7 @@
 //! - [`debian`] makes trees of packages with mmdebstrap.
 //! - [`appliance`] is a small machine with a distribution's kernel and file system tools. It runs a job, a shell script,
 //!   with disks attached: so nothing here needs device-mapper, vfat or a partition-table parser of the host.
+//! - [`rescue`] is the environment that unmoor itself boots to fit guests.
 //! - [`guests`] lists the guests; each is a recipe in `tests/lab/guest-NAME.sh`. To add one, add a row there and the recipe.
 //!   [`guest`] builds them; [`hardware`] and [`qemu`] are the machines they run on.
 //! - [`boot`] boots a disk on chosen hardware, [`proof`] is what the guest then says of itself; [`listing`] has the appliance
@@ -33,6 +34,7 @@ pub(crate) mod loop_device;
 pub(crate) mod old_content;
 pub(crate) mod proof;
 pub(crate) mod qemu;
+pub(crate) mod rescue;
 pub(crate) mod rescue_boot;
 pub(crate) mod restore;
 pub(crate) mod stall;

@@ -214,7 +214,7 @@ impl Machine {
             identity: Default::default(),
             notes: Vec::new(),
         };
-        (inspection, Devices { devices, disks: vec![vec!["/dev/sda".to_owned()]] })
+        (inspection, Devices { devices, disks: vec![vec!["/dev/sda".to_owned()]], ..Devices::default() })
     }
 
     /// Plans, with changes to what the inspection says.
