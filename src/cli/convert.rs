@@ -117,7 +117,7 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
         std::fs::write(file, report.plan.to_json()?).doing(|| format!("writing {}", file.display()))?;
     }
     if !terminal.json() {
-        report.text.lines().try_for_each(|line| terminal.print(&crate::output::table::plain(line)))?;
+        report.text.lines().try_for_each(|line| terminal.print(&crate::output::table::plain_line(line)))?;
     }
     report.refuse_if_hopeless(terminal, arguments.dry_run)?;
     if arguments.dry_run {

@@ -67,6 +67,11 @@ pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
+/// A line of a file: tabs are harmless, and are what a diff is about.
+pub(crate) fn plain_line(text: &str) -> String {
+    text.split('\t').map(plain).collect::<Vec<_>>().join("\t")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

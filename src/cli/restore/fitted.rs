@@ -12,7 +12,7 @@ use unmoor_restore::plan::Target;
 use super::Arguments;
 use crate::fit::{Action, Fitter, Where};
 use crate::output::Terminal;
-use crate::output::table::plain;
+use crate::output::table::plain_line;
 
 /// The layers, with the folder that they lie in.
 pub(super) struct Fitted {
@@ -39,7 +39,7 @@ pub(super) fn fit(
     let request = arguments.fit.request(fitter.payload()?)?;
     let report = fitter.plan(&request, terminal)?;
     if !terminal.json() {
-        report.text.lines().try_for_each(|line| terminal.print(&plain(line)))?;
+        report.text.lines().try_for_each(|line| terminal.print(&plain_line(line)))?;
     }
     report.refuse_if_hopeless(terminal, arguments.dry_run)?;
     if arguments.dry_run {
