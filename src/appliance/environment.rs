@@ -26,14 +26,13 @@ impl Environment {
                 return Ok(found);
             }
             let because = format!("{} has no {} and {}", folder.display(), rescue::KERNEL, rescue::INITRAMFS);
-            return Err(missing(because));
+            return Err(missing(&because));
         }
         Self::build(monitor)
     }
 
     fn build(monitor: &dyn Monitor) -> Result<Self> {
-        let cache =
-            cache::folder().ok_or_else(|| missing("neither XDG_CACHE_HOME nor HOME is set".into()))?;
+        let cache = cache::folder().ok_or_else(|| missing("neither XDG_CACHE_HOME nor HOME is set"))?;
         let own = std::env::current_exe().doing(|| "looking for this program")?;
         let build = Build {
             kernels: vec![KernelSource::Running],
@@ -43,7 +42,7 @@ impl Environment {
             init: own,
         };
         let built = rescue::build(&build, &cache.join("appliance"), Some(&cache.join("rescue")));
-        let built = built.map_err(|error| missing(format!("none can be made here: {}", error.chain())))?;
+        let built = built.map_err(|error| missing(&format!("none can be made here: {}", error.chain())))?;
         if !built.cached {
             monitor.note(format!("built the appliance from Linux {}", built.facts.release));
         }
@@ -62,7 +61,7 @@ impl Environment {
     }
 }
 
-fn missing(because: String) -> Error {
+fn missing(because: &str) -> Error {
     Error::refused(
         "looking for the appliance",
         format!(

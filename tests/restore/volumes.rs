@@ -124,7 +124,8 @@ fn a_volume_that_cannot_get_the_room_is_refused_before_anything_is_written() {
     let image = source.captured("image.qcow2");
     let size = (source.size() + 40 * MIB).to_string();
     let target = scene.path("target.raw");
-    for (volume, word) in [("vg/root", "partition 2, which gets the room, holds no LVM")] {
+    {
+        let (volume, word) = ("vg/root", "partition 2, which gets the room, holds no LVM");
         let grow = format!("--grow={volume}");
         run(&["restore", "--yes", &grow, "--size", &size, text(&image), text(&target)])
             .expect(3)

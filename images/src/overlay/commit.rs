@@ -30,6 +30,7 @@ pub struct Committed {
 /// # Errors
 ///
 /// Up to the record nothing has been changed. After it an error leaves the record: the next command carries it on.
+#[allow(clippy::needless_pass_by_value, reason = "what is committed cannot be changed any more")]
 pub fn commit(overlays: Overlays, about: &About, monitor: &dyn Monitor) -> Result<Committed> {
     let targets = overlays.targets();
     let Some(first) = targets.first() else { return Ok(Committed::default()) };

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::measure::{self, Command};
-use crate::lab::guest::GUESTS;
+use crate::lab::guests::GUESTS;
 use crate::run::{Failure, Result, While, output};
 
 /// virt-v2v gets no more time than this; in emulation it has not finished in it.

@@ -2,7 +2,8 @@
 //! A real Debian initramfs that knows virtio disks only, made to find its root on other controllers by the drivers that
 //! `unmoor_inject_drivers` puts behind it. The appliance is the guest: its initramfs was made for virtio-blk.
 
-use crate::lab::qemu::{Bus, Chipset, Disk, Firmware, Kernel, Machine, Writes};
+use crate::lab::hardware::{Bus, Chipset, Firmware};
+use crate::lab::qemu::{Disk, Kernel, Machine, Writes};
 use crate::lab::{Scratch, appliance, read_text};
 use crate::run::{Failure, Result, While, run};
 use std::path::{Path, PathBuf};
