@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Before the first rename nothing of the guest is changed. A machine that loses power in between has every file either old or new,
-//! and [`undo`] brings all of them back. Where a filesystem has no room for all new files beside the old ones, they take turns.
+//! and [`undo()`] brings all of them back. Where a filesystem has no room for all new files beside the old ones, they take turns.
 
 mod check;
 mod place;

@@ -22,7 +22,7 @@ pub use sign::sign;
 ///
 /// # Errors
 ///
-/// As [`Image::parse`], [`rebuild`] and [`sign`].
+/// As [`Image::parse`], [`rebuild`] and [`sign()`].
 pub fn with_arguments(file: &[u8], arguments: &str, key: Option<&SignKey>) -> Result<Vec<u8>> {
     let image = Image::parse(file)?;
     let built = rebuild(&image, &[(".cmdline", arguments.as_bytes())])?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a configuration matches adapters by: the address in ifcfg's HWADDR, NetworkManager's mac-address, netplan's match, networkd's
-//! [Match], udev's rules. Addresses that a configuration *sets* (MACADDR, cloned-mac-address, hwaddress) stay.
+//! `[Match]`, udev's rules. Addresses that a configuration *sets* (MACADDR, cloned-mac-address, hwaddress) stay.
 
 use std::collections::BTreeSet;
 use std::ops::Range;

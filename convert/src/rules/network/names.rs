@@ -92,7 +92,7 @@ pub(super) fn plan(
     Ok(())
 }
 
-/// The lines of [Match]. VLANs, bridges and bonds share the address of an adapter; they are on no bus, and so have no path.
+/// The lines of `[Match]`. VLANs, bridges and bonds share the address of an adapter; they are on no bus, and so have no path.
 fn match_lines(target: &Target, request: &Request) -> String {
     let address = match target {
         Target::Mac(mac) => format!("MACAddress={mac}\n"),
