@@ -16,7 +16,7 @@ inside() {
 
 # arguments KERNEL-ARGUMENT...: those of every boot. A guest that does not find its root says so and ends, while the lab waits.
 arguments() {
-    common="console=tty0 console=ttyS0,115200 no_timer_check rootdelay=120 panic=5"
+    common="console=tty0 console=ttyS0,115200 no_timer_check panic=5"
     sed -i "s|^GRUB_CMDLINE_LINUX=.*|GRUB_CMDLINE_LINUX=\"$common $*\"|" /mnt/etc/default/grub
 }
 

@@ -36,7 +36,7 @@ configure() {
 GRUB_DEFAULT=0
 GRUB_TIMEOUT=1
 GRUB_DISTRIBUTOR=Debian
-GRUB_CMDLINE_LINUX="console=tty0 console=ttyS0,115200 no_timer_check rootdelay=300"
+GRUB_CMDLINE_LINUX="console=tty0 console=ttyS0,115200 no_timer_check"
 GRUB_TERMINAL="console serial"
 GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"
 GRUB_DISABLE_OS_PROBER=true

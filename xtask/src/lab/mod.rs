@@ -37,7 +37,6 @@ pub(crate) mod qemu;
 pub(crate) mod rescue;
 pub(crate) mod rescue_boot;
 pub(crate) mod restore;
-pub(crate) mod stall;
 
 use crate::run::{Failure, Result, While};
 use std::fs;

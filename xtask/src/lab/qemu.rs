@@ -2,7 +2,6 @@
 //! Machines: chosen hardware around disks, run in QEMU with its serial ports in files and a time limit.
 
 use crate::lab::hardware::{Bus, Chipset, Firmware, Nic};
-use crate::lab::stall::Watch;
 use crate::run::{Failure, Result, While};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,15 +11,6 @@ use std::time::{Duration, Instant};
 /// Machines that run at once: each takes two processors' worth of translation while it boots. `UNMOOR_LAB_MACHINES` says
 /// another number.
 const MACHINES_AT_ONCE: usize = 2;
-
-/// How often a machine is started that stands still (see [`Watch`]).
-const STARTS: usize = 3;
-
-/// How a run ended.
-enum Outcome {
-    PoweredOff,
-    Stalled,
-}
 
 /// A plain processor, because for each feature of a newer one the guest loads modules that it then runs emulated; and an AMD,
 /// because isolating page tables, which Intel's of that age need against Meltdown, is what emulation does slowest.
@@ -103,27 +93,6 @@ impl Machine {
     /// port), `proof` (second) and `result`.
     pub(crate) fn run(&self, directory: &Path, limit: Duration) -> Result {
         let _turn = Turn::wait();
-        for _ in 1..STARTS {
-            match self.run_once(directory, limit)? {
-                Outcome::PoweredOff => return Ok(()),
-                Outcome::Stalled => {
-                    println!(
-                        "a machine stood still for minutes and is started again: {}",
-                        directory.display()
-                    );
-                }
-            }
-        }
-        match self.run_once(directory, limit)? {
-            Outcome::PoweredOff => Ok(()),
-            Outcome::Stalled => Err(Failure::new(format!(
-                "the machine stood still {STARTS} times; its console ends with:\n{}",
-                tail(&directory.join("console"), 15)
-            ))),
-        }
-    }
-
-    fn run_once(&self, directory: &Path, limit: Duration) -> Result<Outcome> {
         let mut command = self.command(directory)?;
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let errors = std::fs::File::create(directory.join("qemu.log")).while_doing("creating qemu.log")?;
@@ -131,11 +100,10 @@ impl Machine {
         die_with_parent(&mut command);
         let mut running = Running(command.spawn().while_doing("starting qemu-system-x86_64")?);
         let start = Instant::now();
-        let mut watch = Watch::new(running.0.id(), directory);
         loop {
             if let Some(status) = running.0.try_wait().while_doing("waiting for QEMU")? {
                 if status.success() {
-                    return Ok(Outcome::PoweredOff);
+                    return Ok(());
                 }
                 return Err(Failure::new(format!(
                     "QEMU failed: {status}: {}",
@@ -148,9 +116,6 @@ impl Machine {
                 return Err(Failure::new(format!(
                     "the machine did not power off within {seconds} s; its console ends with:\n{console}"
                 )));
-            }
-            if watch.has_stalled() {
-                return Ok(Outcome::Stalled);
             }
             std::thread::sleep(Duration::from_millis(100));
         }
