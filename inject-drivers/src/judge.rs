@@ -35,6 +35,7 @@ pub(crate) fn judge(draft: &mut Draft, request: &Request, fits: &[Fit]) {
             Purpose::Bus | Purpose::Console | Purpose::Other => {}
         }
     }
+    superset(draft, fits);
     for fit in fits {
         trouble(draft, request, fits, fit);
         for name in &fit.absent {
@@ -54,6 +55,28 @@ pub(crate) fn judge(draft: &mut Draft, request: &Request, fits: &[Fit]) {
                 DRIVER,
                 format!("the initramfs of {} forbids {name} in /{file}", fit.release),
                 Some(format!("remove that line from the guest's modprobe configuration, or start with the argument rd.driver.pre={name}")),
+            );
+        }
+    }
+}
+
+/// None of a superset's parts is certain, so that no single one is worth a warning; that most are lacking is: such a kernel is made
+/// for virtual machines.
+fn superset(draft: &mut Draft, fits: &[Fit]) {
+    let Some(fit) = fits.iter().find(|fit| fit.is_default).or(fits.first()) else { return };
+    for (purpose, what) in [(Purpose::Disk, "disk controllers"), (Purpose::Nic, "network adapters")] {
+        let all: Vec<&Driven> = fit.parts.iter().filter(|driven| driven.part.purpose == purpose).collect();
+        let lacking = all.iter().filter(|driven| driven.missing.is_some()).count();
+        if all.iter().all(|driven| !driven.part.certain) && lacking * 4 > all.len() * 3 {
+            draft.finding(
+                Severity::Warning,
+                DRIVER,
+                format!(
+                    "{} has no drivers for {lacking} of {} usual {what}: it is a kernel for virtual machines",
+                    fit.release,
+                    all.len()
+                ),
+                Some("install the distribution's full kernel before the capture".to_owned()),
             );
         }
     }
@@ -169,7 +192,7 @@ fn trouble(draft: &mut Draft, request: &Request, fits: &[Fit], fit: &Fit) {
         );
     }
     let Some(trouble) = &fit.trouble else { return };
-    let others = fits.iter().any(|other| other.trouble.is_none() && other.release != fit.release);
+    let others = fits.iter().any(|other| other.trouble.is_none() && !std::ptr::eq(other, fit));
     let severity = match (fit.is_default, others) {
         (true, _) | (_, false) => Severity::Error,
         _ => Severity::Warning,

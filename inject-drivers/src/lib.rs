@@ -49,12 +49,17 @@ pub const RULE: &str = "inject-drivers";
 ///
 /// As reading the guest's files.
 pub fn inject(draft: &mut Draft, inspection: &Inspection, request: &Request) -> Result<()> {
-    let default = default_kernel(inspection).map(|kernel| kernel.release.clone());
+    let default = default_kernel(draft, inspection)?.map(|kernel| kernel.release.clone());
     let mut fits: Vec<Fit> = Vec::new();
     let mut grown = Vec::new();
+    let mut chains = Vec::new();
     for kernel in inspection.kernels.iter().filter(|kernel| is_wanted(kernel)) {
-        let is_default = Some(&kernel.release) == default.as_ref();
-        let fit = fit::fit(draft, inspection, request, kernel, is_default)?;
+        for (number, chain) in by_entry(draft, inspection, kernel)?.into_iter().enumerate() {
+            chains.push((Some(&kernel.release) == default.as_ref() && number == 0, chain));
+        }
+    }
+    for (is_default, kernel) in &chains {
+        let fit = fit::fit(draft, inspection, request, kernel, *is_default)?;
         for change in &fit.changes {
             // Two entries may start different kernels with the same file.
             if grown.iter().any(|(known, _): &(String, u64)| known == change.path()) {
@@ -86,12 +91,42 @@ fn is_wanted(kernel: &Kernel) -> bool {
 }
 
 /// The kernel that starts when nobody chooses; the newest where no entry says so.
-fn default_kernel(inspection: &Inspection) -> Option<&Kernel> {
+fn default_kernel<'a>(draft: &Draft, inspection: &'a Inspection) -> Result<Option<&'a Kernel>> {
     let entry = inspection.boot.entries.iter().find(|entry| entry.default);
-    let by_entry = entry.and_then(|entry| {
-        inspection.kernels.iter().find(|kernel| entry.kernel.is_some() && kernel.image == entry.kernel)
-    });
-    by_entry
+    let image = entry.and_then(|entry| entry.kernel.as_ref());
+    let real = image.map(|path| real(draft, path)).transpose()?;
+    let by_entry = inspection.kernels.iter().find(|kernel| real.is_some() && kernel.image == real);
+    Ok(by_entry
         .filter(|kernel| is_wanted(kernel))
-        .or_else(|| inspection.kernels.iter().find(|kernel| is_wanted(kernel)))
+        .or_else(|| inspection.kernels.iter().find(|kernel| is_wanted(kernel))))
+}
+
+fn real(draft: &Draft, path: &str) -> Result<String> {
+    Ok(draft.real_path(path)?.unwrap_or_else(|| path.to_owned()))
+}
+
+/// The kernel once for each list of initramfs files that an entry loads with it, the default entry's first: Arch has an entry with
+/// everything as fallback, which says nothing about the default one.
+fn by_entry(draft: &Draft, inspection: &Inspection, kernel: &Kernel) -> Result<Vec<Kernel>> {
+    let mut entries: Vec<_> = inspection.boot.entries.iter().collect();
+    entries.sort_by_key(|entry| !entry.default);
+    let mut lists: Vec<Vec<String>> = Vec::new();
+    for entry in entries {
+        let Some(path) = &entry.kernel else { continue };
+        if kernel.image.as_ref() != Some(&real(draft, path)?) {
+            continue;
+        }
+        let list = entry.initramfs.iter().map(|path| real(draft, path)).collect::<Result<Vec<_>>>()?;
+        if !list.is_empty() && !lists.contains(&list) {
+            lists.push(list);
+        }
+    }
+    if lists.is_empty() {
+        return Ok(vec![kernel.clone()]);
+    }
+    let one = |list: &Vec<String>| {
+        let find = |path: &String| kernel.initramfs.iter().find(|held| held.path == *path).cloned();
+        Kernel { initramfs: list.iter().filter_map(find).collect(), ..kernel.clone() }
+    };
+    Ok(lists.iter().map(one).collect())
 }

@@ -11,7 +11,8 @@ const NOT_SCSI: [&str; 8] =
 
 /// Well-known modaliases and the module that drives them, for kernels that do not tell the aliases of what is built in (before
 /// Linux 5.2). Patterns as in modules.alias, cut to where they differ.
-const WELL_KNOWN: [(&str, &str); 19] = [
+const WELL_KNOWN: [(&str, &str); 20] = [
+    ("scsi:t-0x00", "sd_mod"),
     ("pci:v00001AF4d", "virtio_pci"),
     ("virtio:d00000001", "virtio_net"),
     ("virtio:d00000002", "virtio_blk"),

@@ -4,6 +4,7 @@
 mod definitions;
 mod keys;
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -71,6 +72,9 @@ pub(crate) struct Arguments {
     /// Give the guest's files back what they were before it was last fitted
     #[arg(long, conflicts_with_all = ["plan", "profile", "apply_plan"])]
     undo: bool,
+    /// With --undo, bring back files too that were changed since, or whose disk was changed with them
+    #[arg(long, requires = "undo")]
+    force: bool,
     /// Mount the guest's filesystems with this host's kernel, as root, instead of in the appliance
     #[arg(long)]
     direct: bool,
@@ -95,7 +99,8 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
     let machine = targets.clone();
     let fitter = Fitter::new(targets, manifest.as_ref(), keys, place);
     if arguments.undo {
-        let undone = fitter.change(&Action::Undo, &arguments.about("undone"), terminal)?;
+        let undone =
+            fitter.change(&Action::Undo { force: arguments.force }, &arguments.about("undone"), terminal)?;
         return finish(
             &json!({ "undone": undone, "warnings": terminal.warnings() }),
             "the guest is as it was",
@@ -113,13 +118,16 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
             fitter.plan(&request, terminal)?
         }
     };
-    if let Some(file) = &arguments.plan {
-        std::fs::write(file, report.plan.to_json()?).doing(|| format!("writing {}", file.display()))?;
-    }
     if !terminal.json() {
         report.text.lines().try_for_each(|line| terminal.print(&crate::output::table::plain_line(line)))?;
     }
     report.refuse_if_hopeless(terminal, arguments.dry_run)?;
+    if let Some(file) = &arguments.plan {
+        let json = report.plan.to_json()?;
+        std::fs::File::create_new(file)
+            .and_then(|mut out| out.write_all(json.as_bytes()))
+            .doing(|| format!("writing {}, which must not be there yet", file.display()))?;
+    }
     if arguments.dry_run {
         return finish(&report.document(true, terminal), "nothing was changed", terminal);
     }

@@ -4,7 +4,7 @@
 //! A host's kernel has no layer over an image that we could read back, so the copy is what keeps the image whole until the
 //! commit. It is sparse, and shares its blocks with a raw image where the filesystem can (reflink).
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -61,22 +61,23 @@ impl Fitter {
     }
 
     fn act(&self, copies: &[Copy], action: &Action, monitor: &dyn Monitor) -> Result<Value> {
-        let disks: Vec<PathBuf> = copies.iter().map(|copy| copy.0.clone()).collect();
+        let disks: Vec<PathBuf> = copies.iter().map(|copy| copy.0.to_path_buf()).collect();
         guest::act(&disks, action, &self.keys, self.facts.as_ref(), monitor)
     }
 }
 
 /// A raw copy of an image beside it; removed when dropped.
-struct Copy(PathBuf);
+struct Copy(tempfile::TempPath);
 
 impl Copy {
     fn of(target: &Target, source: &dyn BlockSource, monitor: &dyn Monitor) -> Result<Self> {
-        let mut name = target.image.as_os_str().to_owned();
-        name.push(".working");
-        let path = PathBuf::from(name);
         let doing = || format!("making a working copy of {}", target.image.display());
-        let _ = fs::remove_file(&path);
-        let file = File::options().read(true).write(true).create_new(true).open(&path).doing(doing)?;
+        let folder = target.image.parent().filter(|folder| !folder.as_os_str().is_empty());
+        // A name of its own, and mode 0600: other runs on this image have theirs.
+        let mut builder = tempfile::Builder::new();
+        let made =
+            builder.prefix(".unmoor-").suffix(".working").tempfile_in(folder.unwrap_or(Path::new(".")));
+        let (file, path) = made.doing(doing)?.into_parts();
         let copy = Self(path);
         if target.format == unmoor_images::formats::Format::Raw && share(&target.image, &file).is_ok() {
             return Ok(copy);
@@ -89,12 +90,6 @@ impl Copy {
             file.write_all_at(bytes, at).doing(doing)
         })?;
         Ok(copy)
-    }
-}
-
-impl Drop for Copy {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
     }
 }
 

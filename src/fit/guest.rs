@@ -11,7 +11,7 @@ use unmoor_convert::apply;
 use unmoor_convert::devices::Devices;
 use unmoor_convert::files::Directory;
 use unmoor_convert::os::{self, OsFacts};
-use unmoor_convert::plan::Plan;
+use unmoor_convert::plan::{DiskEdit, Plan};
 use unmoor_images::formats::raw::RawSource;
 use unmoor_images::manifest::MachineFacts;
 use unmoor_images::{BlockSource, Error, Monitor, Result, ResultExt};
@@ -32,6 +32,9 @@ pub(super) fn act(
     facts: Option<&MachineFacts>,
     monitor: &dyn Monitor,
 ) -> Result<Value> {
+    if let Action::Apply(plan) = action {
+        check_disks(plan, disks)?;
+    }
     let read_only = matches!(action, Action::Plan(_));
     let keys = keys.iter().map(|key| Key { uuid: None, secret: key.clone().into() });
     let options = activate::Options { read_only, keys: keys.collect(), ..activate::Options::default() };
@@ -63,11 +66,13 @@ fn mounted(
     let devices = Devices::of(&activated.layouts, &sources, facts);
     let subvolume = system.subvolume.clone().unwrap_or_default();
     let root = activated.filesystem(system.disk, &system.place, &subvolume)?;
-    let others = others(activated, &system, &devices, monitor);
+    let (others, mut hidden) = others(activated, &system, &devices, action);
     let at = tempfile::Builder::new().prefix("unmoor-guest-").tempdir().doing(|| "making a mount point")?;
     let read_only = matches!(action, Action::Plan(_));
     let guest = activate::mount_guest(&root, &others, at.path(), read_only)?;
-    for (point, why) in &guest.failed {
+    hidden.extend(guest.failed.iter().map(|(point, why)| (point.clone(), why.to_string())));
+    refuse_hidden(&hidden, action)?;
+    for (point, why) in &hidden {
         monitor.warn(format!("{point} of the guest is not mounted: {why}"));
     }
     let files = Directory::open(at.path())?;
@@ -83,7 +88,7 @@ fn mounted(
             plan_of(&guest, request).map(|report| json!(report))
         }
         Action::Apply(plan) => changed(plan, &files, monitor),
-        Action::Undo => undone(&files, monitor),
+        Action::Undo { force } => undone(&files, *force, monitor),
     };
     drop(files);
     let down = guest.unmount();
@@ -95,15 +100,16 @@ fn mounted(
 fn changed(plan: &Plan, files: &Directory, monitor: &dyn Monitor) -> Result<Value> {
     let start = Instant::now();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-    let options = apply::Options { now: now.cast_signed(), ..apply::Options::default() };
+    let disks = !plan.disk.is_empty();
+    let options = apply::Options { now: now.cast_signed(), disks, ..apply::Options::default() };
     let applied = apply::apply(plan, files, &options)?;
     applied.notes.iter().for_each(|note| monitor.note(note.clone()));
     let seconds = start.elapsed().as_secs_f64();
     Ok(json!({ "changed_files": applied.changed, "undo": applied.undo, "seconds": seconds }))
 }
 
-fn undone(files: &Directory, monitor: &dyn Monitor) -> Result<Value> {
-    let undone = apply::undo(files, &apply::UndoOptions::default())?;
+fn undone(files: &Directory, force: bool, monitor: &dyn Monitor) -> Result<Value> {
+    let undone = apply::undo(files, &apply::UndoOptions { force, ..Default::default() })?;
     for path in &undone.left {
         monitor.warn(format!("{path} was changed since, and is left as it is"));
     }
@@ -126,19 +132,42 @@ pub(super) fn the_system(systems: Vec<OsFacts>, monitor: &dyn Monitor) -> Result
     })
 }
 
-/// What the guest's fstab mounts where its boot and configuration files lie.
+/// A mount point of the guest that is not mounted, and why.
+type Hidden = (String, String);
+
+/// A file that is planned below a mount point must not land in the directory underneath.
+fn refuse_hidden(hidden: &[Hidden], action: &Action) -> Result<()> {
+    let below = |path: &str, point: &str| path.strip_prefix(point).is_some_and(|rest| rest.starts_with('/'));
+    let lost = hidden.iter().find(|(point, _)| match action {
+        Action::Apply(plan) => plan.edits.iter().any(|edit| below(&edit.path, point)),
+        Action::Undo { .. } => true,
+        Action::Plan(_) => false,
+    });
+    match lost {
+        None => Ok(()),
+        Some((point, why)) => Err(Error::refused(
+            "mounting the guest",
+            format!("{point} holds files that are to be changed, and cannot be mounted: {why}"),
+        )),
+    }
+}
+
+/// What the guest's fstab mounts where its boot and configuration files lie, and what of it has no block device here.
 fn others(
     activated: &Activated,
     system: &OsFacts,
     devices: &Devices,
-    monitor: &dyn Monitor,
-) -> Vec<(String, Filesystem)> {
-    let mut found = Vec::new();
+    action: &Action,
+) -> (Vec<(String, Filesystem)>, Vec<Hidden>) {
+    let (mut found, mut hidden) = (Vec::new(), Vec::new());
     for line in &system.fstab {
         let point = line.mountpoint.trim_end_matches('/');
-        let wanted = MOUNTS.iter().any(|wanted| {
-            point == *wanted || point.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('/'))
-        });
+        // What was planned through our own readers saw all that fstab mounts.
+        let all = point.len() > 1 && !matches!(action, Action::Plan(_));
+        let wanted = all
+            || MOUNTS.iter().any(|wanted| {
+                point == *wanted || point.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('/'))
+            });
         if !wanted || line.options.split(',').any(|option| option == "bind") {
             continue;
         }
@@ -147,10 +176,41 @@ fn others(
         };
         match activated.filesystem(device.disk, &device.place, &line.options) {
             Ok(filesystem) => found.push((point.to_owned(), filesystem)),
-            Err(error) => monitor.warn(format!("{point} of the guest is not mounted: {}", error.chain())),
+            Err(error) => hidden.push((point.to_owned(), error.chain())),
         }
     }
-    found
+    (found, hidden)
+}
+
+/// Hash of the bytes that an edit of a disk replaces.
+pub(super) fn replaced(edit: &DiskEdit, disks: &[&dyn BlockSource]) -> Result<String> {
+    let disk = disks
+        .get(edit.disk)
+        .ok_or_else(|| Error::malformed("looking at the disks", format!("there is no disk {}", edit.disk)))?;
+    let mut hasher = blake3::Hasher::new();
+    for (at, content) in &edit.writes {
+        let mut old = vec![0; content.bytes().len()];
+        disk.read_at(&mut old, *at)?;
+        hasher.update(&old);
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Refuses where what is to be replaced outside of files is not what it was when the plan was made.
+fn check_disks(plan: &Plan, disks: &[PathBuf]) -> Result<()> {
+    if plan.disk.is_empty() {
+        return Ok(());
+    }
+    let raw = disks.iter().map(|path| RawSource::open(path)).collect::<Result<Vec<_>>>()?;
+    let raw: Vec<&dyn BlockSource> = raw.iter().map(|source| source as _).collect();
+    let now = plan.disk.iter().map(|edit| replaced(edit, &raw)).collect::<Result<Vec<_>>>()?;
+    if now == plan.disk_was {
+        return Ok(());
+    }
+    Err(Error::refused(
+        "applying the plan",
+        "a disk is not as it was when the plan was made: make a new plan",
+    ))
 }
 
 /// Writes bytes of disks, in the order that the plan gives: what makes a disk bootable comes last.

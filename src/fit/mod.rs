@@ -44,7 +44,8 @@ pub(crate) enum Action {
     /// Carry out this plan.
     Apply(Box<Plan>),
     /// Give the files of the last plan back what they were.
-    Undo,
+    #[allow(missing_docs)]
+    Undo { force: bool },
 }
 
 /// Who mounts the guest's filesystems.
@@ -78,7 +79,15 @@ impl Report {
     /// A plan that was made at another time.
     pub(crate) fn of_plan(plan: Plan) -> Self {
         let count = plan.edits.len();
-        let text = format!("a saved plan: {count} files, {} changes of disks", plan.disk.len());
+        let mut text = format!("a saved plan: {count} files, {} changes of disks", plan.disk.len());
+        for edit in &plan.edits {
+            text.push_str(&format!("\nchanges {}", edit.path));
+        }
+        for edit in &plan.disk {
+            for line in &edit.summary {
+                text.push_str(&format!("\ndisk {}: {line}", edit.disk));
+            }
+        }
         Self { inspection: None, plan, text }
     }
 

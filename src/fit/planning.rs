@@ -31,7 +31,9 @@ pub(crate) fn plan_of(guest: &Readable<'_>, request: &Request) -> Result<Report>
         .doing(|| "planning the firmware")?;
     unmoor_inject_drivers::inject(&mut draft, &inspection, request).doing(|| "planning the drivers")?;
     lint::lint(&mut draft, &inspection, devices, request).doing(|| "checking the plan")?;
-    let plan = draft.finish();
+    let mut plan = draft.finish();
+    let replaced = plan.disk.iter().map(|edit| super::guest::replaced(edit, disks));
+    plan.disk_was = replaced.collect::<Result<_>>()?;
     let text = plan.show(*files)?;
     Ok(Report { inspection: Some(inspection), plan, text })
 }
@@ -50,7 +52,12 @@ pub(super) fn raw(
     let options = layout::Options { all: false, hibernated: Hibernated::Keep };
     let layouts = layout::analyze(disks, &options, monitor)?;
     let devices = Devices::of(&layouts, disks, facts);
-    let system = guest::the_system(os::find(&layouts, disks, monitor), monitor)?;
+    let found = os::find(&layouts, disks, monitor);
+    if found.is_empty() {
+        // Only a kernel can say that there is none: what our readers do not open may hold it.
+        return Err(Error::unsupported("reading the guest", "no Linux was found without mounting"));
+    }
+    let system = guest::the_system(found, monitor)?;
     files::raw::look(&layouts, disks, &devices, &system, |files| {
         if let Some(note) =
             files.notes().iter().find(|note| guest::MOUNTS.iter().any(|point| note.starts_with(point)))

@@ -39,6 +39,8 @@ pub struct Options {
     pub now: i64,
     /// Bytes that stay free on each filesystem.
     pub reserve: u64,
+    /// Disks are changed after the files, which undo does not bring back.
+    pub disks: bool,
     /// Fails at this step: for tests of what is left then.
     #[cfg(test)]
     pub(crate) fail_at: Option<u64>,

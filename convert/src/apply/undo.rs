@@ -38,6 +38,9 @@ struct Index {
     directories: Vec<String>,
     /// Directories that are protected against changes, and their flags.
     locked: Vec<(String, u32)>,
+    /// The plan changed disks outside of files too, of which nothing is kept.
+    #[serde(default)]
+    disks: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -86,6 +89,7 @@ impl Record {
             entries: Vec::new(),
             directories: checked.directories.clone(),
             locked: Vec::new(),
+            disks: options.disks,
         };
         let mut made = Vec::new();
         let kept = (|| {
@@ -223,6 +227,7 @@ fn sweep(root: &Directory) -> Result<()> {
         entries: Vec::new(),
         directories: Vec::new(),
         locked: Vec::new(),
+        disks: false,
     };
     for name in root.list(UNDO)?.iter().filter(|name| !complete.contains(name)) {
         restore::forget(root, name, &empty)?;

@@ -204,6 +204,9 @@ pub struct InitramfsFile {
 pub struct Plan {
     pub edits: Vec<Edit>,
     pub disk: Vec<DiskEdit>,
+    /// For each of `disk`, BLAKE3 in hex of the bytes that its writes replace.
+    #[serde(default)]
+    pub disk_was: Vec<String>,
     pub findings: Vec<Finding>,
     pub capabilities: Capabilities,
 }

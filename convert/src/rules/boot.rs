@@ -52,8 +52,11 @@ pub(super) fn plan(draft: &mut Draft<'_>, inspection: &Inspection, context: &Con
         lost.extend(found.into_iter().map(|argument| (path.to_owned(), argument)));
     }
     for (path, argument) in lost {
+        // Another system's entry, made by os-prober, or a file of a loader that is long gone keeps nothing from booting.
+        let mut defaults = inspection.boot.entries.iter().filter(|entry| entry.default).peekable();
+        let matters = defaults.peek().is_none() || defaults.any(|entry| entry.arguments.contains(&argument));
         draft.finding(
-            Severity::Error,
+            if matters { Severity::Error } else { Severity::Warning },
             "boot-arguments",
             format!("{path} says {argument}, which is not on the captured disks"),
             Some("capture all disks of the machine, or correct the argument on it first".into()),

@@ -43,6 +43,13 @@ pub fn undo(root: &Directory, options: &UndoOptions) -> Result<Undone> {
             .ok_or_else(|| Error::refused(DOING, format!("the guest has no undo copy in {UNDO}")))?,
     };
     let index = read(root, &name)?;
+    if index.disks && !options.force {
+        return Err(Error::refused(
+            DOING,
+            "the partition table or boot code was changed with these files and is not brought back: the files alone would \
+             not boot; restore the image from a copy, or give --force for the files",
+        ));
+    }
     let mut changed = Vec::new();
     for entry in &index.entries {
         if state(root, entry)? == Now::Other {

@@ -25,13 +25,20 @@ pub(super) fn read(guest: &Guest<'_>, boot: &Boot) -> Network {
     ifcfg::read(&mut found);
     let mut interfaces = found.interfaces;
     let nics = guest.facts.map(|facts| facts.nics.as_slice()).unwrap_or_default();
+    let pinned_names = pinned::read(guest);
     for interface in interfaces.iter_mut().filter(|interface| interface.virtual_kind.is_none()) {
         if let (None, Some(name)) = (&interface.mac, &interface.name) {
+            // A name that is bound to an address says whose it is; the machine that captured may have called it otherwise.
+            let bound = pinned_names
+                .iter()
+                .filter(|pinned| pinned.name == *name)
+                .find_map(|pinned| pinned.mac.clone());
             let nic = nics.iter().find(|nic| nic.name == *name);
-            interface.mac = nic.and_then(|nic| nic.mac.as_deref()).and_then(hardware_address);
+            let told = || nic.and_then(|nic| nic.mac.as_deref()).and_then(hardware_address);
+            interface.mac = bound.or_else(told);
         }
     }
-    Network { interfaces, pinned_names: pinned::read(guest), kernel_names: kernel_names(guest, boot) }
+    Network { interfaces, pinned_names, kernel_names: kernel_names(guest, boot) }
 }
 
 /// Whether interfaces are called as the kernel calls them: by argument, by masked rules, or since nothing renames them.

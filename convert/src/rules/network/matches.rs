@@ -30,6 +30,7 @@ pub(super) fn plan(draft: &mut Draft<'_>, inspection: &Inspection, nics: &[Nic])
         let Some(file) = Text::read(draft, &path)? else { continue };
         let mut pieces = pieces(&file.text, syntax, nics, &here(inspection, &path, nics));
         pieces.extend(rules_by_place(&file.text, &path, inspection));
+        pieces.sort_by_key(|(range, _)| range.start);
         if pieces.is_empty() {
             continue;
         }
