@@ -235,10 +235,10 @@ impl Handler for Jobs {
                 let names: Vec<&str> = names.filter_map(Value::as_str).collect();
                 json!({ "result": { "missing": init::load_modules(&names) } })
             }
-            other => init::failure(
-                &Error::new(ErrorKind::Unsupported, "doing the job")
-                    .because(format!("{other:?} is no job that is known")),
-            ),
+            other => init::failure(&Error::new(ErrorKind::Unsupported, "doing the job").because(format!(
+                "{} is no job that it knows: build it anew with this unmoor",
+                other.unwrap_or("nothing")
+            ))),
         }
     }
 }
