@@ -55,11 +55,11 @@ pub(crate) fn run(parts: &[Part], rounds: usize) -> Result {
         );
         restore(&unmoor, &disk, images, images, rounds)?;
         // Where the disk is slower than every tool, all tools tie: memory shows what the tool itself needs.
-        if let Some(memory) = Memory::with_room(16 << 30)? {
+        if let Some(memory) = Memory::with_room(images, 16 << 30)? {
             println!("\nthe same into memory");
             restore(&unmoor, &disk, images, &memory.0, rounds)?;
         } else {
-            println!("\nnot measured into memory: /dev/shm has no room for 16 GiB");
+            println!("\nnot measured into memory: no tmpfs of 16 GiB can be mounted");
         }
     }
     if wanted(Part::Large) {
@@ -141,26 +141,31 @@ fn levels(unmoor: &Path, disk: &Path, folder: &Path) -> Result {
     Ok(())
 }
 
-/// A folder in memory, removed at the end.
+/// A folder in memory, unmounted and removed at the end. Not below /dev: no tool takes a name there for a file's.
 struct Memory(PathBuf);
 
 impl Memory {
-    /// None where there is no room for `bytes`.
-    fn with_room(bytes: u64) -> Result<Option<Self>> {
-        let path = PathBuf::from(format!("/dev/shm/unmoor-bench-{}", std::process::id()));
-        let room = nix::sys::statvfs::statvfs("/dev/shm").while_doing("asking /dev/shm for its room")?;
-        if room.blocks_available().saturating_mul(room.fragment_size()) < bytes {
-            return Ok(None);
-        }
+    /// None where this process may not mount, or where there is no room for `bytes`.
+    fn with_room(folder: &Path, bytes: u64) -> Result<Option<Self>> {
+        let free = std::fs::read_to_string("/proc/meminfo").while_doing("reading /proc/meminfo")?;
+        let free =
+            free.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB"));
+        let free: u64 = free.and_then(|text| text.parse().ok()).unwrap_or(0);
+        let path = folder.join("memory");
         std::fs::create_dir(&path).while_doing(format_args!("creating {}", path.display()))?;
-        Ok(Some(Self(path)))
+        let size = format!("size={bytes}");
+        let flags = nix::mount::MsFlags::MS_NOSUID;
+        let mounted = free.saturating_mul(1024) > bytes
+            && nix::mount::mount(Some("tmpfs"), &path, Some("tmpfs"), flags, Some(size.as_str())).is_ok();
+        Ok(mounted.then_some(Self(path)))
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // What cannot be removed goes with the next boot.
-        let _ = std::fs::remove_dir_all(&self.0);
+        // What cannot be unmounted goes with the next boot.
+        let _ = nix::mount::umount(&self.0);
+        let _ = std::fs::remove_dir(&self.0);
     }
 }
 
