@@ -4,5 +4,7 @@
 
 mod mounts;
 mod support;
+/// The images crate's own way to run a script in a kernel with device-mapper and md.
+#[path = "../../../images/src/layout/tests/uml.rs"]
 mod uml;
 mod volumes;

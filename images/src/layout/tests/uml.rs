@@ -33,7 +33,7 @@ halt -f
 /// Runs `script` as root of a kernel of its own, in `dir`, where it finds the test's files; answers its log.
 ///
 /// In it, `attach FILE...` makes loop devices named by variables `$FILE`, and `vm` is `lvm` without udev.
-pub(super) fn run(dir: &Path, script: &str) -> String {
+pub(crate) fn run(dir: &Path, script: &str) -> String {
     for (tool, package) in [
         ("/usr/bin/linux.uml", "user-mode-linux"),
         ("/usr/sbin/lvm", "lvm2"),
