@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The Debian packages that the commands need, and their installation through apt on Debian and Ubuntu.
 
-use crate::run::{Failure, Result, as_root, installed, output, run};
+use crate::lab;
+use crate::run::{Failure, Result, While, as_root, installed, output, run};
+use std::fs;
 use std::process::Command;
 
 /// What a set of packages is for.
@@ -29,9 +31,6 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("grub-common", &[Need::Tests]),
     ("grub-pc-bin", &[Need::Tests]),
     ("grub-efi-amd64-bin", &[Need::Tests]),
-    ("grub-efi-amd64-signed", &[Need::Tests]),
-    ("shim-signed", &[Need::Tests]),
-    ("shim-helpers-amd64-signed", &[Need::Tests]),
     ("efibootmgr", &[Need::Tests]),
     ("libxml2-utils", &[Need::Tests]),
     ("ipxe-qemu", &[Need::Lab]),
@@ -73,8 +72,49 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("openssl", &[Need::Tests]),
 ];
 
+/// Packages of the tests whose files are wanted and whose installation is not: it would put another boot loader on the EFI system
+/// partition of the machine that tests (their postinst runs grub-install).
+const UNPACKED: [&str; 3] = ["grub-efi-amd64-signed", "shim-signed", "shim-helpers-amd64-signed"];
+
 /// Installs what is missing for `needs`, saying what. Does nothing, quietly, when nothing is missing.
 pub(crate) fn require(needs: &[Need]) -> Result {
+    install(needs)?;
+    if needs.contains(&Need::Tests) { unpack() } else { Ok(()) }
+}
+
+/// Unpacks each of [`UNPACKED`] into the lab's directory `boot-loaders/PACKAGE`, where the tests look for them.
+fn unpack() -> Result {
+    let place = lab::directory()?.join("boot-loaders");
+    fs::create_dir_all(&place).while_doing(format_args!("creating {}", place.display()))?;
+    let lock = place.join("lock");
+    let lock = fs::File::create(&lock).while_doing(format_args!("creating {}", lock.display()))?;
+    lock.lock().while_doing("waiting for another download")?;
+    let missing: Vec<&str> = UNPACKED.into_iter().filter(|package| !place.join(package).exists()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("unpacking Debian packages: {}", missing.join(" "));
+    update();
+    for package in missing.into_iter().filter(|package| is_known(package)) {
+        let partial = place.join(format!("{package}.partial"));
+        if partial.exists() {
+            fs::remove_dir_all(&partial).while_doing(format_args!("removing {}", partial.display()))?;
+        }
+        fs::create_dir(&partial).while_doing(format_args!("creating {}", partial.display()))?;
+        let download = ["-o", "APT::Sandbox::User=root", "download", package];
+        output(Command::new("apt-get").args(download).current_dir(&partial))?;
+        let archive = fs::read_dir(&partial)?
+            .find_map(|entry| {
+                Some(entry.ok()?.path()).filter(|path| path.extension().is_some_and(|end| end == "deb"))
+            })
+            .ok_or_else(|| Failure::new(format!("{package} was not downloaded")))?;
+        output(Command::new("dpkg-deb").arg("--extract").args([&archive, &partial]))?;
+        fs::rename(&partial, place.join(package)).while_doing(format_args!("naming {package}"))?;
+    }
+    Ok(())
+}
+
+fn install(needs: &[Need]) -> Result {
     let missing: Vec<&str> = PACKAGES
         .iter()
         .filter(|(_, uses)| uses.iter().any(|use_| needs.contains(use_)))

@@ -29,9 +29,18 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A file that a Debian package installs.
+/// A file of a Debian package, which `cargo xtask test` has unpacked into its cache, or which is installed.
 fn installed(package: &str, path: &str) -> Vec<u8> {
-    std::fs::read(path).unwrap_or_else(|error| panic!("{path} is needed (Debian package {package}): {error}"))
+    let set = |name: &str| std::env::var_os(name).map(std::path::PathBuf::from);
+    let cache = || set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
+    let lab = set("UNMOOR_LAB_DIR").or_else(|| cache().map(|cache| cache.join("unmoor-lab")));
+    let unpacked = lab.map(|lab| lab.join("boot-loaders").join(package).join(path.trim_start_matches('/')));
+    let unpacked = unpacked.and_then(|path| std::fs::read(path).ok());
+    unpacked.or_else(|| std::fs::read(path).ok()).unwrap_or_else(|| {
+        panic!(
+            "{path} of the Debian package {package} is needed: `cargo xtask test` unpacks it into its cache"
+        )
+    })
 }
 
 /// The payload that a rescue environment has, of the packages that are installed here.
