@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use unmoor_convert::profiles;
-use unmoor_convert::request::{Hardware, Identity, Request, SecureBoot, SignKey};
+use unmoor_convert::request::{Hardware, Identity, Request, SecureBoot, SignKey, TargetNic};
 use unmoor_images::manifest::Firmware;
 use unmoor_images::{Error, ErrorKind, Result, ResultExt};
 
@@ -83,7 +83,18 @@ impl FitOptions {
             Error::new(ErrorKind::Usage, "choosing a profile")
                 .because("give --profile kvm, vmware, hyperv, xen, physical, or a machine's inventory")
         })?;
-        let hardware = profiles::profile(name).doing(|| format!("reading the profile {name}"))?;
+        let mut hardware = profiles::profile(name).doing(|| format!("reading the profile {name}"))?;
+        // A profile that is no machine's inventory knows no addresses: those that are given are its adapters'.
+        if hardware.nics.is_empty() {
+            let given = self.nics.iter().filter(|(_, new)| is_mac(new));
+            hardware.nics = given
+                .map(|(_, new)| TargetNic {
+                    mac: Some(new.to_ascii_lowercase()),
+                    modalias: None,
+                    model: None,
+                })
+                .collect();
+        }
         let mut seed = [0; 32];
         std::fs::File::open("/dev/urandom")
             .and_then(|mut file| file.read_exact(&mut seed))
@@ -138,6 +149,12 @@ impl FitOptions {
         };
         Ok(Some(SignKey { key: read(key)?, certificate: read(certificate)? }))
     }
+}
+
+/// "52:54:00:12:34:56"
+fn is_mac(text: &str) -> bool {
+    let parts: Vec<&str> = text.split(':').collect();
+    parts.len() == 6 && parts.iter().all(|part| part.len() == 2 && u8::from_str_radix(part, 16).is_ok())
 }
 
 fn parse_nic(text: &str) -> std::result::Result<(String, String), String> {

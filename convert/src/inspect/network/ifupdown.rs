@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Debian's and Alpine's /etc/network/interfaces.
 
+use std::collections::BTreeMap;
+
 use super::{Collector, Found, derived, with_prefix};
 use crate::inspect::guest::join;
 use crate::inspection::Stack;
@@ -10,6 +12,8 @@ use crate::syntax::interfaces::{Stanza, parse};
 /// Files that include each other.
 const MOST_FILES: usize = 256;
 const DEEPEST: u32 = 16;
+/// Ports of one stanza.
+const MOST_PORTS: usize = 64;
 
 pub(super) fn read(found: &mut Collector<'_, '_>) {
     let mut seen = Vec::new();
@@ -113,4 +117,31 @@ fn interface(found: &mut Collector<'_, '_>, path: &str, stanza: &Stanza) {
         config.virtual_kind.get_or_insert_with(|| kind.to_owned());
     }
     found.add(Stack::Ifupdown, path, config);
+    let raw = by_name.and_then(|_| name.rsplit_once('.')).map(|(parent, _)| parent.to_owned());
+    for port in ports(stanza).into_iter().chain(raw) {
+        let mut matches = BTreeMap::new();
+        matches.insert("name".to_owned(), port.clone());
+        found.add(Stack::Ifupdown, path, Found { name: Some(port), matches, ..Found::default() });
+    }
+}
+
+/// Adapters that a bridge, bond or VLAN stands on, as far as they are named: they need no stanza of their own.
+fn ports(stanza: &Stanza) -> Vec<String> {
+    let keys = ["bridge-ports", "bond-slaves", "bond-primary", "vlan-raw-device"];
+    let words = keys.into_iter().flat_map(|key| stanza.all(key));
+    let words: Vec<String> =
+        words.flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect();
+    // "regex" and what follows it are patterns (bridge-utils-interfaces(5)).
+    let named = words.into_iter().take_while(|word| word != "regex");
+    named.filter(|word| is_adapter(word)).take(MOST_PORTS).collect()
+}
+
+/// Not "none" or "all", not a pattern, and nothing that only software makes.
+fn is_adapter(name: &str) -> bool {
+    let made = ["tap", "tun", "veth", "vnet", "dummy", "bond", "br", "wg", "vlan", "docker", "virbr"];
+    let numbered = |kind: &&str| {
+        name.strip_prefix(*kind).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    plain && !matches!(name, "none" | "all" | "lo") && !made.iter().any(|kind| numbered(&kind))
 }

@@ -19,6 +19,15 @@ pub(super) fn read(found: &mut Collector<'_, '_>) {
             if let Some(config) = connection(&file) {
                 found.add(Stack::NetworkManager, &path, config);
             }
+            // A VLAN's parent needs no connection of its own; it may be named by the UUID of one, too.
+            let parent = file.get("vlan", "parent").filter(|parent| parent.len() < 16);
+            if let Some(parent) =
+                parent.filter(|parent| !parent.starts_with("bond") && !parent.starts_with("br"))
+            {
+                let matches = [("name".to_owned(), parent.to_owned())].into();
+                let config = Found { name: Some(parent.to_owned()), matches, ..Found::default() };
+                found.add(Stack::NetworkManager, &path, config);
+            }
         }
     }
 }

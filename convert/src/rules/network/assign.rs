@@ -107,6 +107,21 @@ pub(in super::super) fn assign(
         };
         tell(draft, nic, choice, adapters.is_empty());
     }
+    // A virtual machine gets the adapters that its definition has; what metal has, only its inventory tells.
+    if let [Nic { target: Target::Only, .. }] = nics.as_slice()
+        && let Some(label) = nics.first().map(|nic| nic.label().to_owned())
+        && adapters.is_empty()
+        && request.hardware.hypervisor.is_none()
+    {
+        draft.finding(
+            Severity::Warning,
+            RULE,
+            format!("{label}: where the new machine has several adapters, any one of them may become it"),
+            Some(format!(
+                "fit the guest to the machine's inventory (unmoor inspect --machine --json), or name the adapter: --nic {label}=ADDRESS"
+            )),
+        );
+    }
     Ok(nics)
 }
 

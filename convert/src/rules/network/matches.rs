@@ -8,15 +8,16 @@ use std::ops::Range;
 use unmoor_images::Result;
 
 use super::super::text::{Text, lines, whole_line};
-use super::{Nic, RULE, Target};
+use super::{Nic, RULE, Target, patterns};
 use crate::files::Files;
 use crate::inspection::Inspection;
 use crate::plan::Draft;
+use crate::request::Request;
 
 const WHY: &str = "the adapter has another address and another place on the new machine";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Syntax {
+pub(super) enum Syntax {
     Ifcfg,
     NetworkManager,
     Networkd,
@@ -25,11 +26,21 @@ enum Syntax {
     Udev,
 }
 
-pub(super) fn plan(draft: &mut Draft<'_>, inspection: &Inspection, nics: &[Nic]) -> Result<()> {
+pub(super) fn plan(
+    draft: &mut Draft<'_>,
+    inspection: &Inspection,
+    request: &Request,
+    nics: &[Nic],
+) -> Result<()> {
+    // Adapters there are on no bus that udev makes names of.
+    let kernel_names = matches!(request.hardware.hypervisor.as_deref(), Some("hyperv" | "xen"));
     for (path, syntax) in files(draft, inspection)? {
         let Some(file) = Text::read(draft, &path)? else { continue };
         let mut pieces = pieces(&file.text, syntax, nics, &here(inspection, &path, nics));
         pieces.extend(rules_by_place(&file.text, &path, inspection));
+        if kernel_names {
+            pieces.extend(patterns::widened(&file.text, syntax));
+        }
         pieces.sort_by_key(|(range, _)| range.start);
         if pieces.is_empty() {
             continue;

@@ -14,6 +14,7 @@
 mod assign;
 mod matches;
 mod names;
+mod patterns;
 #[cfg(test)]
 mod tests;
 
@@ -36,7 +37,7 @@ pub(super) fn plan(
     request: &Request,
     nics: &[Nic],
 ) -> Result<()> {
-    matches::plan(draft, inspection, nics)?;
+    matches::plan(draft, inspection, request, nics)?;
     names::plan(draft, inspection, request, nics)?;
     cloud_init(draft)
 }

@@ -257,3 +257,48 @@ fn cloud_init_does_not_replace_the_network() {
             .ends_with("network: {config: disabled}\n")
     );
 }
+
+#[test]
+fn patterns_of_slot_names_take_the_kernel_s_names_in_where_adapters_have_no_slot() {
+    let file = "/etc/systemd/network/20-wired.network";
+    let yaml = "/etc/netplan/10.yaml";
+    let tree: Tree<'_> = &[
+        (file, "[Match]\nName=en* wl*\nType=ether\n\n[Network]\nDHCP=yes\n"),
+        ("/etc/systemd/network/30.network", "[Match]\nName=e*\n[Network]\nDHCP=yes\n"),
+        ("/etc/systemd/network/40.network", "[Match]\nName=ens3\n[Network]\nDHCP=yes\n"),
+        (
+            yaml,
+            "network:\n  ethernets:\n    all:\n      match:\n        name: \"en*\"\n      dhcp4: true\n    one: {match: {name: ens*}, dhcp4: true}\n",
+        ),
+    ];
+    for hypervisor in ["hyperv", "xen"] {
+        let mut pattern = guest(tree, &[], &[]);
+        pattern.request.hardware.hypervisor = Some(hypervisor.into());
+        let outcome = pattern.plan();
+        assert_eq!(outcome.files.len(), 2);
+        assert!(outcome.text(file).starts_with("[Match]\nName=en* wl* eth*\nType=ether\n"));
+        let wanted = tree[3].1.replace("en*", "e*").replace("ens*", "e*");
+        assert_eq!(outcome.text(yaml), wanted);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.yaml");
+        std::fs::write(&path, wanted).unwrap();
+        let script = "import sys, yaml; print([e['match']['name'] for e in yaml.safe_load(open(sys.argv[1]))['network']['ethernets'].values()])";
+        let seen =
+            crate::rules::tests::ask("python3-yaml", "python3", &["-c", script, path.to_str().unwrap()]);
+        assert_eq!(seen, "['e*', 'e*']\n");
+    }
+    assert!(guest(tree, &[], &[]).plan().files.is_empty());
+}
+
+#[test]
+fn an_only_adapter_of_metal_that_is_not_known_is_a_warning() {
+    let mut metal = guest(&[], &[("ens3", OLD)], &[]);
+    metal.request.hardware.hypervisor = None;
+    let outcome = metal.plan();
+    let finding = outcome.finding("ens3: where the new machine has several adapters");
+    assert!(
+        finding.severity == Severity::Warning && finding.remedy.as_ref().unwrap().contains("--nic ens3=")
+    );
+    metal.request.hardware.nics = vec![adapter(NEW)];
+    assert_ne!(metal.plan().worst(), Some(Severity::Warning));
+}
