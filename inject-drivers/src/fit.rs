@@ -7,8 +7,9 @@ use unmoor_convert::files::Files;
 use unmoor_convert::inspection::{Inspection, Kernel};
 use unmoor_convert::plan::{Draft, InitramfsFile};
 use unmoor_convert::request::{Part, Purpose, Request};
+use unmoor_convert::rules;
 use unmoor_images::{Error, Result};
-use unmoor_initramfs::archive::{self, Addition, Archive, Limits};
+use unmoor_initramfs::archive::{self, Addition, Archive, Limits, Tree};
 use unmoor_initramfs::modules::{self, ModuleTree};
 
 use crate::guest::Guest;
@@ -21,6 +22,21 @@ const MOST: u64 = 1 << 30;
 
 /// Storage controllers' firmware has under 2 MB.
 const MOST_FIRMWARE: u64 = 32 << 20;
+
+/// What one guest may still ask for, in bytes.
+pub(crate) struct Budget {
+    /// Unpacked from its initramfs files.
+    unpacked: u64,
+    /// Put into them.
+    added: u64,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        // Drivers of one initramfs have some 10 MB, and 100 MB where they come with all of a distribution's network drivers.
+        Self { unpacked: 32 << 30, added: 1 << 30 }
+    }
+}
 
 /// What is wrong with a kernel's initramfs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +80,8 @@ pub(crate) struct Fit {
     pub(crate) held: BTreeSet<String>,
     /// What was added.
     pub(crate) added: Vec<String>,
+    /// Configuration in it that named the old machine's disks.
+    pub(crate) corrected: Vec<String>,
     /// Modules that the indexes name and the guest does not have.
     pub(crate) absent: Vec<String>,
     /// Modules that the initramfs' configuration forbids, and where.
@@ -77,10 +95,21 @@ pub(crate) struct Fit {
 impl Fit {
     /// Why bytes are appended, for people.
     pub(crate) fn why(&self) -> String {
-        if self.added.is_empty() {
-            return format!("files that the start of {} needs", self.release);
+        let corrected = self.corrected.join(", ");
+        match (self.added.is_empty(), self.corrected.is_empty()) {
+            (true, true) => format!("files that the start of {} needs", self.release),
+            (true, false) => {
+                format!("the initramfs of {} has names of the old machine's disks: {corrected}", self.release)
+            }
+            (false, corrects) => {
+                let also = if corrects {
+                    String::new()
+                } else {
+                    format!("; its {corrected} names the old machine's disks")
+                };
+                format!("{} lacks drivers for the new machine: {}{also}", self.release, self.added.join(", "))
+            }
         }
-        format!("{} lacks drivers for the new machine: {}", self.release, self.added.join(", "))
     }
 
     /// Whether the initramfs will have, or not need, all that these drivers take.
@@ -102,6 +131,7 @@ pub(crate) fn fit(
     request: &Request,
     kernel: &Kernel,
     is_default: bool,
+    budget: &mut Budget,
 ) -> Result<Fit> {
     let guest = Guest(draft);
     let tree = match &kernel.modules {
@@ -126,14 +156,15 @@ pub(crate) fn fit(
         wanted,
         held: BTreeSet::new(),
         added: Vec::new(),
+        corrected: Vec::new(),
         absent: Vec::new(),
         forbidden: Vec::new(),
         loading: None,
         trouble: None,
         changes: Vec::new(),
     };
-    match read(draft, kernel)? {
-        Ok(held) => add(draft, inspection, request, kernel, &mut fit, &held)?,
+    match read(draft, kernel, budget)? {
+        Ok(held) => add(draft, inspection, request, kernel, &mut fit, &held, budget)?,
         Err(trouble) => fit.trouble = Some(trouble),
     }
     Ok(fit)
@@ -149,8 +180,9 @@ struct Held {
     unified: Option<Vec<u8>>,
 }
 
-fn read(draft: &Draft, kernel: &Kernel) -> Result<std::result::Result<Held, Trouble>> {
-    let mut archive = Archive::empty(&Limits::default());
+fn read(draft: &Draft, kernel: &Kernel, budget: &mut Budget) -> Result<std::result::Result<Held, Trouble>> {
+    let limits = Limits::default();
+    let mut archive = Archive::empty(&Limits { unpacked: limits.unpacked.min(budget.unpacked), ..limits });
     let mut last = None;
     for initramfs in &kernel.initramfs {
         let path = initramfs.path.clone();
@@ -165,7 +197,10 @@ fn read(draft: &Draft, kernel: &Kernel) -> Result<std::result::Result<Held, Trou
         } else {
             (file, None)
         };
-        if let Err(error) = archive.add(&image) {
+        let before = archive.unpackable();
+        let added = archive.add(&image);
+        budget.unpacked = budget.unpacked.saturating_sub(before - archive.unpackable().min(before));
+        if let Err(error) = added {
             return broken(error);
         }
         last = Some((path, image, unified));
@@ -191,6 +226,7 @@ fn add(
     kernel: &Kernel,
     fit: &mut Fit,
     held: &Held,
+    budget: &mut Budget,
 ) -> Result<()> {
     let archive = &held.archive;
     let directory = directory(archive, &kernel.release);
@@ -212,7 +248,18 @@ fn add(
                 continue;
             }
         };
-        additions.extend(firmware(draft, archive, &content)?);
+        let firmware = firmware(draft, archive, &content)?;
+        let len = |addition: &Addition| match addition {
+            Addition::File { content, .. } => content.len() as u64,
+            Addition::Link { .. } | Addition::Directory { .. } => 0,
+        };
+        let size = firmware.iter().map(len).sum::<u64>().saturating_add(content.len() as u64);
+        let Some(left) = budget.added.checked_sub(size) else {
+            let because = "the drivers that it lacks are larger than any that are known: over 1 GiB in all initramfs files together";
+            return give_up(fit, Trouble::Refused(because.to_owned()));
+        };
+        budget.added = left;
+        additions.extend(firmware);
         additions.push(Addition::file(format!("{directory}/{to}"), content));
         paths.insert(name.clone(), to.to_owned());
         fit.added.push(name);
@@ -227,6 +274,9 @@ fn add(
     if !certain.is_empty() {
         additions.extend(loading::files(&archive.tree, loading, &certain));
     }
+    let copies = corrected(&archive.tree, draft);
+    fit.corrected = copies.iter().map(|addition| addition.path().to_owned()).collect();
+    additions.extend(copies);
     let lacks = !additions.is_empty();
     additions.extend(wanted_files(draft));
     let mtime = u32::try_from(request.now).unwrap_or(0);
@@ -282,6 +332,19 @@ fn give_up(fit: &mut Fit, trouble: Trouble) -> Result<()> {
     fit.added.clear();
     fit.trouble = Some(trouble);
     Ok(())
+}
+
+/// Copies of the guest's configuration that would hide the new machine's disks from the initramfs. What another rule wants in their
+/// place is right already.
+fn corrected(tree: &Tree, draft: &Draft) -> Vec<Addition> {
+    let wanted = |path: &str| draft.initramfs_files().iter().any(|file| file.path == path);
+    let copies = rules::COPIED.iter().filter(|path| !wanted(path)).filter_map(|path| {
+        let real = tree.real_path(path)?;
+        let content = rules::corrected(path, tree.read(&real)?)?;
+        let mode = tree.node(&real).map_or(0o644, |node| node.mode);
+        Some(Addition::File { path: real, mode, content })
+    });
+    copies.collect()
 }
 
 /// Files that other rules want in the initramfs.

@@ -25,11 +25,15 @@ pub mod uki;
 
 use unmoor_convert::files::Files;
 use unmoor_convert::inspection::{Inspection, Kernel};
-use unmoor_convert::plan::Draft;
+use unmoor_convert::plan::{Draft, Severity};
 use unmoor_convert::request::Request;
 use unmoor_images::Result;
 
-use fit::{Change, Fit};
+use fit::{Budget, Change, Fit};
+
+/// Kernels, each counted once for every list of initramfs files that it is started with, that are fitted in one guest. Each keeps the
+/// index of its modules in memory, and has its initramfs unpacked.
+const MOST_CHAINS: usize = 64;
 
 /// The rule's name in reasons of edits.
 pub const RULE: &str = "inject-drivers";
@@ -53,13 +57,29 @@ pub fn inject(draft: &mut Draft, inspection: &Inspection, request: &Request) -> 
     let mut fits: Vec<Fit> = Vec::new();
     let mut grown = Vec::new();
     let mut chains = Vec::new();
+    let started = started(draft, inspection)?;
     for kernel in inspection.kernels.iter().filter(|kernel| is_wanted(kernel)) {
-        for (number, chain) in by_entry(draft, inspection, kernel)?.into_iter().enumerate() {
+        for (number, chain) in by_entry(&started, kernel).into_iter().enumerate() {
             chains.push((Some(&kernel.release) == default.as_ref() && number == 0, chain));
         }
     }
+    if chains.len() > MOST_CHAINS {
+        // What starts when nobody chooses is among those that are kept.
+        chains.sort_by_key(|(is_default, _)| !is_default);
+        draft.finding(
+            Severity::Warning,
+            "driver",
+            format!(
+                "there are {} kernels with an initramfs of their own: {MOST_CHAINS} are fitted",
+                chains.len()
+            ),
+            Some("remove kernels and boot entries that are no longer used".to_owned()),
+        );
+        chains.truncate(MOST_CHAINS);
+    }
+    let mut budget = Budget::default();
     for (is_default, kernel) in &chains {
-        let fit = fit::fit(draft, inspection, request, kernel, *is_default)?;
+        let fit = fit::fit(draft, inspection, request, kernel, *is_default, &mut budget)?;
         for change in &fit.changes {
             // Two entries may start different kernels with the same file.
             if grown.iter().any(|(known, _): &(String, u64)| known == change.path()) {
@@ -105,28 +125,37 @@ fn real(draft: &Draft, path: &str) -> Result<String> {
     Ok(draft.real_path(path)?.unwrap_or_else(|| path.to_owned()))
 }
 
-/// The kernel once for each list of initramfs files that an entry loads with it, the default entry's first: Arch has an entry with
-/// everything as fallback, which says nothing about the default one.
-fn by_entry(draft: &Draft, inspection: &Inspection, kernel: &Kernel) -> Result<Vec<Kernel>> {
+/// A boot entry: its kernel, and the list of its initramfs files, without links; the default one comes first.
+type Started = (String, Vec<String>);
+
+fn started(draft: &Draft, inspection: &Inspection) -> Result<Vec<Started>> {
     let mut entries: Vec<_> = inspection.boot.entries.iter().collect();
     entries.sort_by_key(|entry| !entry.default);
-    let mut lists: Vec<Vec<String>> = Vec::new();
+    let mut all = Vec::new();
     for entry in entries {
-        let Some(path) = &entry.kernel else { continue };
-        if kernel.image.as_ref() != Some(&real(draft, path)?) {
-            continue;
-        }
+        let Some(kernel) = &entry.kernel else { continue };
         let list = entry.initramfs.iter().map(|path| real(draft, path)).collect::<Result<Vec<_>>>()?;
-        if !list.is_empty() && !lists.contains(&list) {
+        all.push((real(draft, kernel)?, list));
+    }
+    Ok(all)
+}
+
+/// The kernel once for each list of initramfs files that an entry loads with it, the default entry's first: Arch has an entry with
+/// everything as fallback, which says nothing about the default one.
+fn by_entry(started: &[Started], kernel: &Kernel) -> Vec<Kernel> {
+    let mut lists: Vec<&Vec<String>> = Vec::new();
+    let own = started.iter().filter(|(image, list)| kernel.image.as_ref() == Some(image) && !list.is_empty());
+    for (_, list) in own {
+        if !lists.contains(&list) && lists.len() <= MOST_CHAINS {
             lists.push(list);
         }
     }
     if lists.is_empty() {
-        return Ok(vec![kernel.clone()]);
+        return vec![kernel.clone()];
     }
     let one = |list: &Vec<String>| {
         let find = |path: &String| kernel.initramfs.iter().find(|held| held.path == *path).cloned();
         Kernel { initramfs: list.iter().filter_map(find).collect(), ..kernel.clone() }
     };
-    Ok(lists.iter().map(one).collect())
+    lists.into_iter().map(one).collect()
 }

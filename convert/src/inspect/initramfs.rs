@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What an initramfs is and what made it: by its own files, or else by what the system makes them with.
 
-use unmoor_initramfs::archive::{self, Archive, Limits};
+use std::collections::BTreeMap;
+
+use unmoor_initramfs::archive::{Archive, Limits};
 
 use super::guest::Guest;
 use crate::inspection::Initramfs;
@@ -9,8 +11,51 @@ use crate::syntax::assignments::{assignments, get};
 
 /// The largest that is read.
 const MOST: u64 = 512 << 20;
+/// Files of one guest that are looked into: 128 kernels with microcode and one of their own.
+const MOST_FILES: usize = 256;
+/// Bytes that all of them may unpack to: 64 of the largest that distributions make. Ten seconds' work of one processor.
+const MOST_UNPACKED: u64 = 16 << 30;
 
-pub(super) fn examine(guest: &Guest<'_>, path: &str) -> Initramfs {
+/// Looks into initramfs files, each once, as long as they do not ask for too much.
+pub(super) struct Examiner<'a, 'b> {
+    guest: &'a Guest<'b>,
+    seen: BTreeMap<String, Initramfs>,
+    unpackable: u64,
+}
+
+impl<'a, 'b> Examiner<'a, 'b> {
+    pub(super) fn new(guest: &'a Guest<'b>) -> Self {
+        Self { guest, seen: BTreeMap::new(), unpackable: MOST_UNPACKED }
+    }
+
+    pub(super) fn examine(&mut self, path: &str) -> Initramfs {
+        if let Some(seen) = self.seen.get(path) {
+            return seen.clone();
+        }
+        if self.seen.len() >= MOST_FILES {
+            self.guest
+                .note(format!("there are over {MOST_FILES} initramfs files: the rest is not looked into"));
+            let because = format!("over {MOST_FILES} others were looked into before it");
+            return Initramfs { path: path.to_owned(), broken: Some(because), ..unknown() };
+        }
+        let found = examine(self.guest, path, &mut self.unpackable);
+        self.seen.insert(path.to_owned(), found.clone());
+        found
+    }
+}
+
+fn unknown() -> Initramfs {
+    Initramfs {
+        path: String::new(),
+        made_by: "unknown".to_owned(),
+        host_only: false,
+        compression: Vec::new(),
+        broken: None,
+        size: 0,
+    }
+}
+
+fn examine(guest: &Guest<'_>, path: &str, unpackable: &mut u64) -> Initramfs {
     let size = guest.size(path);
     let mut found = Initramfs {
         path: path.to_owned(),
@@ -26,10 +71,17 @@ pub(super) fn examine(guest: &Guest<'_>, path: &str) -> Initramfs {
         Some(0) => found.broken = Some("it is empty".into()),
         Some(_) if found.made_by == "uki" => {}
         Some(_) => match guest.bytes(path, MOST) {
-            Some(bytes) => match archive::read(&bytes, &Limits { keep: is_telling, ..Limits::default() }) {
-                Ok(read) => archive = Some(read),
-                Err(error) => found.broken = Some(error.chain()),
-            },
+            Some(bytes) => {
+                let limits = Limits { keep: is_telling, ..Limits::default() };
+                let unpacked = limits.unpacked.min(*unpackable);
+                let mut read = Archive::empty(&Limits { unpacked, ..limits });
+                let done = read.add(&bytes);
+                *unpackable -= unpacked - read.unpackable().min(unpacked);
+                match done {
+                    Ok(()) => archive = Some(read),
+                    Err(error) => found.broken = Some(error.chain()),
+                }
+            }
             None => found.broken = Some(format!("it could not be read, or has more than {MOST} bytes")),
         },
     }
@@ -149,4 +201,34 @@ fn dracut_setting(guest: &Guest<'_>) -> Option<String> {
     files.extend(named.into_iter().map(|(_, file)| file));
     let setting = |file: &String| get(&assignments(&guest.text(file).unwrap_or_default()), "hostonly");
     files.iter().rev().find_map(setting)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::devices::Devices;
+    use crate::files::Directory;
+    use unmoor_initramfs::archive::Writer;
+
+    #[test]
+    fn all_initramfs_files_together_unpack_to_no_more_than_a_guest_may_ask_for() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "c"] {
+            let mut writer = Writer::new(0);
+            writer.file("init", 0o755, &vec![b'x'; 3000]).unwrap();
+            std::fs::write(folder.path().join(name), writer.finish().unwrap()).unwrap();
+        }
+        let (files, devices) = (Directory::open(folder.path()).unwrap(), Devices::default());
+        let guest = Guest::new(&files, &devices, None);
+        let mut examiner = Examiner { unpackable: 8000, ..Examiner::new(&guest) };
+        let broken: Vec<bool> =
+            ["/a", "/a", "/b", "/c"].map(|path| examiner.examine(path).broken.is_some()).into();
+        // The same file is looked into once.
+        assert_eq!(broken, [false, false, false, true]);
+        let many: Vec<bool> =
+            (0..300).map(|number| examiner.examine(&format!("/none{number}")).made_by == "unknown").collect();
+        assert_eq!((examiner.seen.len(), many.len()), (MOST_FILES, 300));
+        assert!(guest.into_notes().iter().any(|note| note.contains("over 256 initramfs files")));
+    }
 }

@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use unmoor_images::parse::{Bytes, c_text};
 
 use super::guest::{Guest, join};
-use super::initramfs;
+use super::initramfs::Examiner;
 use crate::inspection::{Boot, BootEntry, Initramfs, Kernel};
 use crate::syntax::pe;
 use crate::syntax::version::compare;
@@ -20,6 +20,13 @@ const PREFIXES: [&str; 6] = ["vmlinuz-", "vmlinux-", "Image-", "image-", "kernel
 
 pub(super) fn read(guest: &Guest<'_>, boot: &Boot) -> Vec<Kernel> {
     let trees = trees(guest);
+    let mut examiner = Examiner::new(guest);
+    // Once: there may be a thousand entries, and a hundred kernels to find among them.
+    let started: Vec<Option<String>> = boot
+        .entries
+        .iter()
+        .map(|entry| entry.kernel.as_ref().map(|path| guest.real_path(path).unwrap_or_else(|| path.clone())))
+        .collect();
     let mut kernels: Vec<Kernel> = Vec::new();
     for path in images(guest, boot, &trees) {
         let name = path.rsplit('/').next().unwrap_or_default();
@@ -28,10 +35,11 @@ pub(super) fn read(guest: &Guest<'_>, boot: &Boot) -> Vec<Kernel> {
             continue;
         };
         let modules = trees.iter().find(|(name, _)| *name == release).map(|(_, path)| path.clone());
-        let starts = |entry: &&BootEntry| same_file(guest, entry.kernel.as_deref(), &path);
-        let entries: Vec<&BootEntry> = boot.entries.iter().filter(starts).collect();
+        let with_real = boot.entries.iter().zip(&started);
+        let entries: Vec<&BootEntry> =
+            with_real.filter(|(_, real)| real.as_ref() == Some(&path)).map(|(entry, _)| entry).collect();
         kernels.push(Kernel {
-            initramfs: initramfs_of(guest, &entries, &path, &release),
+            initramfs: initramfs_of(&mut examiner, guest, &entries, &path, &release),
             config: [format!("/boot/config-{release}"), format!("/usr/lib/modules/{release}/config")]
                 .into_iter()
                 .find(|path| guest.is_file(path)),
@@ -116,10 +124,6 @@ fn images(guest: &Guest<'_>, boot: &Boot, trees: &[(String, String)]) -> Vec<Str
     found
 }
 
-fn same_file(guest: &Guest<'_>, path: Option<&str>, real: &str) -> bool {
-    path.is_some_and(|path| path == real || guest.real_path(path).as_deref() == Some(real))
-}
-
 /// By its name, by its package's note beside the modules (Arch), by its place, or by what it says of itself.
 fn release(guest: &Guest<'_>, path: &str, trees: &[(String, String)]) -> Option<String> {
     let name = path.rsplit('/').next().unwrap_or_default();
@@ -183,7 +187,13 @@ fn special(name: &str, entries: &[&BootEntry]) -> Option<&'static str> {
 }
 
 /// Those of the default entry in its order, then those that other entries have.
-fn initramfs_of(guest: &Guest<'_>, entries: &[&BootEntry], image: &str, release: &str) -> Vec<Initramfs> {
+fn initramfs_of(
+    examiner: &mut Examiner<'_, '_>,
+    guest: &Guest<'_>,
+    entries: &[&BootEntry],
+    image: &str,
+    release: &str,
+) -> Vec<Initramfs> {
     let mut paths: Vec<String> = Vec::new();
     let first = entries.iter().filter(|entry| entry.default);
     let rest = entries.iter().filter(|entry| !entry.default);
@@ -205,7 +215,7 @@ fn initramfs_of(guest: &Guest<'_>, entries: &[&BootEntry], image: &str, release:
         ];
         paths.extend(usual.into_iter().find(|path| guest.is_file(path)));
     }
-    paths.iter().map(|path| initramfs::examine(guest, path)).collect()
+    paths.iter().map(|path| examiner.examine(path)).collect()
 }
 
 #[cfg(test)]

@@ -52,6 +52,7 @@ pub fn inspect(files: &dyn Files, devices: &Devices, facts: Option<&MachineFacts
     let mut boot = boot::read(&guest, &mounts);
     let firmware = boot::firmware(&guest, &boot);
     boot::keep_one_default(&mut boot, firmware);
+    boot::bound(&guest, &mut boot);
     let kernels = kernels::read(&guest, &boot);
     system::selinux_by_arguments(&mut system, &boot);
     let resume = storage::resume(&guest, &boot);

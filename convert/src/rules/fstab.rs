@@ -31,6 +31,7 @@ fn fstab(draft: &mut Draft<'_>, devices: &Devices) -> Result<()> {
         let fields = words(line, start);
         let [(place, spec), (_, mountpoint), (_, kind), rest @ ..] = fields.as_slice() else { continue };
         let options = rest.first();
+        let mut new_options = options.map(|(_, options)| with_journal_by_uuid(devices, options));
         match judge(devices, spec) {
             Verdict::Becomes(name) => pieces.push(replace_field(&file.text, place, quoted(spec, &name))),
             Verdict::Lost => {
@@ -39,26 +40,17 @@ fn fstab(draft: &mut Draft<'_>, devices: &Devices) -> Result<()> {
                 };
                 if !asked("noauto") && !asked("nofail") {
                     lost.push(((*spec).to_owned(), (*mountpoint).to_owned(), (*kind).to_owned()));
-                    if !is_needed(mountpoint)
-                        && let Some((place, options)) = options
-                    {
-                        pieces.push((place.clone(), format!("{options},nofail")));
+                    if let Some(options) = new_options.as_mut().filter(|_| !is_needed(mountpoint)) {
+                        options.push_str(",nofail");
                     }
                 }
             }
             Verdict::Holds => {}
         }
-        // The journal of ext3 and ext4 may lie on another device.
-        if let Some((place, options)) = options
-            && let Some(at) = options.find("journal_path=")
+        if let (Some((place, old)), Some(new)) = (options, new_options)
+            && new != **old
         {
-            let value = at + "journal_path=".len();
-            let name = options.get(value..).unwrap_or_default().split(',').next().unwrap_or_default();
-            if let Verdict::Becomes(new) = judge(devices, name) {
-                let path =
-                    new.replace("PARTUUID=", "/dev/disk/by-partuuid/").replace("UUID=", "/dev/disk/by-uuid/");
-                pieces.push((place.start + value..place.start + value + name.len(), path));
-            }
+            pieces.push((place.clone(), new));
         }
     }
     let what = "names of disks depend on the machine; UUIDs and \"nofail\" do not";
@@ -82,6 +74,19 @@ fn fstab(draft: &mut Draft<'_>, devices: &Devices) -> Result<()> {
         draft.finding(severity, "fstab", text, Some(remedy));
     }
     Ok(())
+}
+
+/// The journal of ext3 and ext4 may lie on another device.
+fn with_journal_by_uuid(devices: &Devices, options: &str) -> String {
+    const KEY: &str = "journal_path=";
+    let each = options.split(',').map(|option| {
+        let name = option.strip_prefix(KEY)?;
+        let Verdict::Becomes(new) = judge(devices, name) else { return None };
+        let path = new.replace("PARTUUID=", "/dev/disk/by-partuuid/").replace("UUID=", "/dev/disk/by-uuid/");
+        Some(format!("{KEY}{path}"))
+    });
+    let old = options.split(',');
+    old.zip(each).map(|(old, new)| new.unwrap_or_else(|| old.to_owned())).collect::<Vec<_>>().join(",")
 }
 
 fn crypttab(draft: &mut Draft<'_>, devices: &Devices) -> Result<()> {

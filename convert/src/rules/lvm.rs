@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! LVM finds physical volumes by itself, unless it was told on what devices of the old machine to look.
 
+use std::ops::Range;
+
 use unmoor_images::Result;
 
 use super::references::names_hardware;
@@ -51,31 +53,7 @@ fn devices_file(draft: &mut Draft<'_>) -> Result<()> {
 /// filter = [ "a|/dev/sda|", "r|.*|" ], over several lines too.
 fn filters(draft: &mut Draft<'_>, path: &str) -> Result<()> {
     let Some(file) = Text::read(draft, path)? else { return Ok(()) };
-    let mut pieces = Vec::new();
-    let mut done = 0;
-    for (start, line) in lines(&file.text) {
-        if start < done {
-            continue;
-        }
-        let Some((key, _)) = line.trim_start().split_once('=') else { continue };
-        let key = key.trim().trim_start_matches("devices/");
-        if !matches!(key, "filter" | "global_filter") {
-            continue;
-        }
-        let rest = file.text.get(start..).unwrap_or_default();
-        let end = match (rest.find(']'), line.contains('[')) {
-            (Some(end), true) => start + end,
-            _ => start + line.len(),
-        };
-        let value = file.text.get(start..end).unwrap_or_default();
-        if !value.split('"').skip(1).step_by(2).any(names_devices) {
-            continue;
-        }
-        for (at, _) in lines(value) {
-            pieces.push((start + at..start + at, "# ".to_owned()));
-        }
-        done = whole_line(&file.text, end).end;
-    }
+    let pieces = pieces(&file.text);
     file.write(
         draft,
         path,
@@ -83,6 +61,79 @@ fn filters(draft: &mut Draft<'_>, path: &str) -> Result<()> {
         RULE,
         "the filter names disks of the old machine; without it LVM looks at all disks",
     )
+}
+
+/// Filters that name devices become comments.
+pub(super) fn pieces(text: &str) -> Vec<(Range<usize>, String)> {
+    let mut pieces = Vec::new();
+    let mut done = 0;
+    for (start, line) in lines(text) {
+        if start < done {
+            continue;
+        }
+        let Some((key, value)) = line.trim_start().split_once('=') else { continue };
+        let key = key.trim().trim_start_matches("devices/");
+        if !matches!(key, "filter" | "global_filter") {
+            continue;
+        }
+        let from = start + line.len() - value.len();
+        let value = Value::scan(text.get(from..).unwrap_or_default(), value.len());
+        if !value.strings.iter().any(|pattern| names_devices(pattern)) {
+            continue;
+        }
+        let end = from + value.len;
+        for (at, _) in lines(text.get(start..end).unwrap_or_default()) {
+            pieces.push((start + at..start + at, "# ".to_owned()));
+        }
+        done = whole_line(text, end).end;
+    }
+    pieces
+}
+
+/// A setting's value (lvm.conf(5)): a string, or a list of strings in brackets, which may go on over lines and have comments in it.
+struct Value<'a> {
+    strings: Vec<&'a str>,
+    /// Bytes up to its end.
+    len: usize,
+}
+
+impl<'a> Value<'a> {
+    /// `text` begins behind the sign of equality; the line ends after `line` bytes. A list that nobody closes ends with its line.
+    fn scan(text: &'a str, line: usize) -> Self {
+        let mut value = Self { strings: Vec::new(), len: line };
+        let is_list = text.trim_start().starts_with('[');
+        let mut chars = text.char_indices();
+        while let Some((at, char)) = chars.next() {
+            match char {
+                ']' => {
+                    value.len = at + 1;
+                    return value;
+                }
+                '\n' if !is_list => break,
+                '#' => while chars.next().is_some_and(|(_, char)| char != '\n') {},
+                '"' => {
+                    let start = at + 1;
+                    // A backslash takes the next character along.
+                    while let Some((at, char)) = chars.next() {
+                        match char {
+                            '\\' => drop(chars.next()),
+                            '"' => {
+                                value.strings.extend(text.get(start..at));
+                                break;
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        if is_list {
+            let kept = value.strings.len().min(text.get(..line).unwrap_or_default().matches('"').count() / 2);
+            value.strings.truncate(kept);
+        }
+        value
+    }
 }
 
 /// Whether a pattern such as "a|^/dev/sda2$|" is about names that hardware decides.

@@ -43,6 +43,22 @@ use crate::request::Request;
 pub(crate) use fstab::is_needed;
 pub(crate) use references::names_hardware;
 
+/// Files of the guest that an initramfs has copies of, which decide on what devices volumes and arrays are looked for.
+pub const COPIED: [&str; 4] =
+    ["/etc/lvm/lvm.conf", "/etc/lvm/lvmlocal.conf", "/etc/mdadm/mdadm.conf", "/etc/mdadm.conf"];
+
+/// What a copy of one of [`COPIED`] in an initramfs is to be, where it would refuse the new machine's disks; `None` where it is as good
+/// as it is. A copy need not equal the guest's own file: it is older, or was made for the initramfs.
+pub fn corrected(path: &str, content: &[u8]) -> Option<Vec<u8>> {
+    let file = text::Text::from_bytes(content.to_vec());
+    let pieces = match path {
+        "/etc/lvm/lvm.conf" | "/etc/lvm/lvmlocal.conf" => lvm::pieces(&file.text),
+        "/etc/mdadm/mdadm.conf" | "/etc/mdadm.conf" => md::pieces(&file.text).0,
+        _ => return None,
+    };
+    (!pieces.is_empty()).then(|| file.with(&pieces))
+}
+
 /// Plans what the new machine asks of the guest's files.
 ///
 /// # Errors

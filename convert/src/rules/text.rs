@@ -22,7 +22,7 @@ impl Text {
         Ok(draft.read(path, MOST_TEXT)?.map(Self::from_bytes))
     }
 
-    fn from_bytes(bytes: Vec<u8>) -> Self {
+    pub(super) fn from_bytes(bytes: Vec<u8>) -> Self {
         match String::from_utf8(bytes) {
             Ok(text) => Self { text, bytewise: false },
             Err(error) => {
@@ -42,19 +42,34 @@ impl Text {
 
     /// Plans the file with these pieces replaced; they are in order and apart.
     pub(super) fn write(
-        mut self,
+        self,
         draft: &mut Draft<'_>,
         path: &str,
         pieces: &[(Range<usize>, String)],
         rule: &str,
         why: &str,
     ) -> Result<()> {
-        for (range, new) in pieces.iter().rev() {
-            if self.text.get(range.clone()).is_some() {
-                self.text.replace_range(range.clone(), new);
-            }
+        draft.write(path, self.with(pieces), rule, why)
+    }
+
+    /// The bytes with these pieces replaced; they are in order and apart.
+    pub(super) fn with(mut self, pieces: &[(Range<usize>, String)]) -> Vec<u8> {
+        let mut new = String::with_capacity(self.text.len());
+        let mut done = 0;
+        for (range, piece) in pieces {
+            // Those of a text that is twisted enough could meet: the first one holds.
+            let (Some(before), true) =
+                (self.text.get(done..range.start), self.text.is_char_boundary(range.end))
+            else {
+                continue;
+            };
+            new.push_str(before);
+            new.push_str(piece);
+            done = range.end.max(range.start);
         }
-        draft.write(path, self.into_bytes(), rule, why)
+        new.push_str(self.text.get(done..).unwrap_or_default());
+        self.text = new;
+        self.into_bytes()
     }
 }
 

@@ -107,6 +107,11 @@ impl Archive {
         }
     }
 
+    /// Bytes that may still be unpacked.
+    pub fn unpackable(&self) -> u64 {
+        self.budget.unpacked
+    }
+
     /// Unpacks a further file over it, as boot loaders hand several to the kernel: one behind the other, each at a multiple
     /// of 4 bytes. Offsets of its segments count from its own start.
     ///

@@ -18,7 +18,7 @@ pub(super) const TRAILER: &str = "TRAILER!!!";
 /// What a stream of entries may still cost.
 #[derive(Debug, Clone)]
 pub(super) struct Budget {
-    unpacked: u64,
+    pub(super) unpacked: u64,
     entries: usize,
     kept: u64,
     names: u64,

@@ -187,3 +187,43 @@ fn files_that_other_rules_want_come_with_the_drivers_and_alone() {
         assert_eq!(plan().edits, [], "again");
     }
 }
+
+#[test]
+fn configuration_in_the_initramfs_that_hides_the_new_disks_is_corrected_in_what_is_appended() {
+    let phony = Phony::new(Style::Udev);
+    let lvm = "global {\n\tlocking_type = 4\n}\ndevices {\n\tfilter = [ \"a|/dev/sd[ab]|\", \"r|.*|\" ]\n}\n";
+    for release in [NEW, OLD] {
+        let mut writer = Writer::new(0);
+        for path in ["etc", "etc/lvm", "etc/mdadm"] {
+            writer.directory(path, 0o755).unwrap();
+        }
+        writer.file("etc/lvm/lvm.conf", 0o600, lvm.as_bytes()).unwrap();
+        writer
+            .file("etc/mdadm/mdadm.conf", 0o644, b"DEVICE /dev/sd*\nARRAY /dev/md0 UUID=1:2:3:4\n")
+            .unwrap();
+        let more = writer.finish().unwrap();
+        let image = [initramfs(release, Style::Udev), more].concat();
+        phony.write(&format!("/boot/initrd.img-{release}"), &image);
+    }
+    let ahci = "pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01";
+    let request = request(vec![part(ahci, Purpose::Disk, true)]);
+    let plan = phony.plan(&request);
+    assert_eq!(plan.edits.len(), 2);
+    assert!(
+        plan.edits[0].reasons[0]
+            .why
+            .ends_with("has names of the old machine's disks: etc/lvm/lvm.conf, etc/mdadm/mdadm.conf"),
+        "{:?}",
+        plan.edits[0].reasons
+    );
+    phony.apply(&plan);
+    let tree = phony.archive(NEW).tree;
+    let corrected = lvm.replace("\tfilter", "# \tfilter");
+    assert_eq!(tree.read("etc/lvm/lvm.conf"), Some(corrected.as_bytes()));
+    assert_eq!(tree.node("etc/lvm/lvm.conf").unwrap().mode & 0o777, 0o600);
+    assert_eq!(
+        tree.read("etc/mdadm/mdadm.conf"),
+        Some(&b"DEVICE partitions containers\nARRAY /dev/md0 UUID=1:2:3:4\n"[..])
+    );
+    assert_eq!(phony.plan(&request).edits, []);
+}

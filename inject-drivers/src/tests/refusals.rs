@@ -195,3 +195,24 @@ fn a_boot_filesystem_without_room_is_refused_by_bytes() {
     );
     assert!(plan(Room { bytes: 1 << 30, inodes: 0 }).is_refused());
 }
+
+#[test]
+fn kernels_and_lists_of_initramfs_files_without_end_are_fitted_up_to_a_bound() {
+    let mut phony = Phony::new(Style::Udev);
+    let image = copy_of(&phony.path(&format!("/boot/initrd.img-{NEW}")));
+    let (entry, held) = (phony.boot.entries[0].clone(), phony.kernels[0].initramfs[0].clone());
+    for number in 0..150 {
+        let path = format!("/boot/other-{number}");
+        phony.write(&path, &image);
+        phony.kernels[0].initramfs.push(Initramfs { path: path.clone(), ..held.clone() });
+        phony.boot.entries.push(BootEntry { initramfs: vec![path], default: false, ..entry.clone() });
+    }
+    let plan = phony.plan(&request(vec![part(VIRTIO_BLK, Purpose::Disk, true)]));
+    assert_eq!(paths(&plan)[0], format!("/boot/initrd.img-{NEW}"), "the default one is fitted in any case");
+    assert_eq!(plan.edits.len(), 64);
+    let warnings = findings(&plan, Severity::Warning);
+    assert!(
+        warnings.iter().any(|text| text.contains("initramfs of their own: 64 are fitted")),
+        "{warnings:?}"
+    );
+}

@@ -95,3 +95,26 @@ pub(super) fn keep_one_default(boot: &mut Boot, firmware: Firmware) {
         entry.default = Some(index) == chosen;
     }
 }
+
+/// Cuts off what no boot loader's configuration has: each entry, and each file of one, costs reading later on.
+pub(super) fn bound(guest: &Guest<'_>, boot: &mut Boot) {
+    const MOST_ENTRIES: usize = 1000;
+    const MOST_FILES: usize = 16;
+    if boot.entries.len() > MOST_ENTRIES {
+        guest.note(format!(
+            "there are {} boot entries: {MOST_ENTRIES} of them are looked at",
+            boot.entries.len()
+        ));
+        // In their order, but for the one that starts when nobody chooses.
+        boot.entries.sort_by_key(|entry| !entry.default);
+        boot.entries.truncate(MOST_ENTRIES);
+    }
+    for entry in boot.entries.iter_mut().filter(|entry| entry.initramfs.len() > MOST_FILES) {
+        guest.note(format!(
+            "the boot entry {:?} loads {} initramfs files: {MOST_FILES} of them are looked at",
+            entry.title.chars().take(80).collect::<String>(),
+            entry.initramfs.len()
+        ));
+        entry.initramfs.truncate(MOST_FILES);
+    }
+}

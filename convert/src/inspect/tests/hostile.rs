@@ -34,6 +34,39 @@ fn rings_of_links_and_includes_end() {
 }
 
 #[test]
+fn entries_and_initramfs_files_without_end_are_cut_off() {
+    let kernel = "6.1.0-9-amd64";
+    let mut cfg = String::new();
+    for entry in 0..40 {
+        let words: String = (0..30).map(|file| format!(" /boot/i-{entry}-{file}")).collect();
+        cfg += &format!("menuentry 'E{entry}' {{ linux /boot/vmlinuz-{kernel} quiet\ninitrd{words}\n}}\n");
+    }
+    // Two more loaders' entries, so that they are too many together.
+    let mut phony =
+        Phony::new("ID=debian\n").kernel(kernel, "/boot/initrd.img").file("/boot/grub/grub.cfg", &cfg);
+    for number in 0..1100 {
+        let entry = format!("title e{number}\nlinux /boot/vmlinuz-{kernel}\ninitrd /boot/initrd.img\n");
+        phony = phony.file(&format!("/boot/loader/entries/{number:04}.conf"), &entry);
+    }
+    let found = phony.inspect();
+    assert!(found.boot.entries.len() <= 1000);
+    assert!(found.boot.entries.iter().all(|entry| entry.initramfs.len() <= 16));
+    assert!(
+        found.notes.iter().any(|note| note.contains("\"E0\" loads 30 initramfs files")),
+        "{:?}",
+        found.notes
+    );
+    assert!(found.notes.iter().any(|note| note.contains("over 256 initramfs files")), "{:?}", found.notes);
+    let started = &found.kernels[0];
+    assert!(started.bootable && started.initramfs.len() >= 640);
+    let left = started
+        .initramfs
+        .iter()
+        .filter(|one| one.broken.as_ref().is_some_and(|why| why.starts_with("over 256")));
+    assert_eq!(left.count(), started.initramfs.len() - 256);
+}
+
+#[test]
 fn links_out_of_the_guest_show_the_guest() {
     let outside = tempfile::tempdir().unwrap();
     std::fs::write(outside.path().join("hostname"), "the-host\n").unwrap();

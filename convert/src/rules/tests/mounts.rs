@@ -114,3 +114,20 @@ fn text_that_is_not_utf_8_stays_byte_for_byte() {
     text.extend(format!("UUID={ROOT} / ext4 defaults 0 1\n").into_bytes());
     assert_eq!(content.bytes(), text);
 }
+
+#[test]
+fn a_journal_on_another_disk_and_a_disk_that_is_lost_change_the_same_options() {
+    let guest = Guest::new(&[(
+        "/etc/fstab",
+        "/dev/sda1 / ext4 defaults 0 1\n/dev/sdq1 /data ext4 noatime,journal_path=/dev/sda5,ro 0 2\n\
+         UUID=9 /x ext4 journal_path=/dev/sda5 0 0\n",
+    )]);
+    let outcome = guest.plan();
+    let by_uuid = format!("journal_path=/dev/disk/by-uuid/{SWAP}");
+    assert_eq!(
+        outcome.text("/etc/fstab"),
+        format!(
+            "UUID={ROOT} / ext4 defaults 0 1\n/dev/sdq1 /data ext4 noatime,{by_uuid},ro,nofail 0 2\nUUID=9 /x ext4 {by_uuid} 0 0\n"
+        )
+    );
+}

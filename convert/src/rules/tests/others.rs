@@ -47,6 +47,61 @@ fn lvm_looks_at_all_disks_again_in_the_initramfs_too() {
 }
 
 #[test]
+fn a_filter_s_end_is_not_a_bracket_within_its_patterns_or_comments() {
+    let cases = [
+        ("\tfilter = [ \"a|/dev/sd[ab]|\", \"r|.*|\" ]\n\tx = 1\n", 1),
+        ("\tfilter = [\n\t\t# not ] yet\n\t\t\"a|/dev/sd[ab][0-9]|\", \"r|.*|\"\n\t]\n\tx = 1\n", 4),
+        ("\tglobal_filter = \"a|/dev/vd[a-z]|\"\n\tx = 1\n", 1),
+        ("\tdevices/filter = [ \"a|/dev/disk/by-id/ata-.*|\" ] # ours\n\tx = 1\n", 1),
+    ];
+    for (text, commented) in cases {
+        let whole = format!("devices {{\n{text}}}\n");
+        let outcome = Guest::new(&[("/etc/lvm/lvm.conf", &whole)]).plan();
+        let new = outcome.text("/etc/lvm/lvm.conf");
+        assert_eq!(new.lines().filter(|line| line.starts_with("# ")).count(), commented, "{new}");
+        assert!(new.contains("\n\tx = 1\n"), "{new}");
+        assert_eq!(new.replace("\n# ", "\n"), whole);
+    }
+    // What takes all disks, or names none, stays; so does what never ends.
+    for text in [
+        "filter = [ \"a|.*|\" ]\n",
+        "filter = [ \"r|/dev/drbd[0-9]|\" ]\n",
+        "filter = [ \"a|/dev/mapper/|\n",
+        "filter =",
+    ] {
+        assert!(Guest::new(&[("/etc/lvm/lvm.conf", text)]).plan().files.is_empty(), "{text}");
+    }
+    // LVM reads what is left.
+    let folder = tempfile::tempdir().unwrap();
+    let outcome = Guest::new(&[(
+        "/etc/lvm/lvm.conf",
+        &format!("devices {{\n{}}}\n", cases[1].0.replace("\tx = 1\n", "")),
+    )])
+    .plan();
+    fs::write(folder.path().join("lvm.conf"), outcome.text("/etc/lvm/lvm.conf")).unwrap();
+    let script = format!("LVM_SYSTEM_DIR={} lvmconfig --type current", folder.path().display());
+    assert!(!ask("lvm2", "sh", &["-c", &script]).contains("filter"));
+}
+
+#[test]
+fn patterns_of_devices_are_names_of_hardware_unless_they_take_every_bus() {
+    for (line, wanted) in [
+        ("DEVICE /dev/sd*", true),
+        ("DEVICE /dev/sd[abc]1 /dev/sdd1", true),
+        ("DEVICE /dev/disk/by-id/ata-*-part1", true),
+        ("DEVICE /dev/[sh]d*", true),
+        ("DEVICE partitions", false),
+        ("DEVICE /dev/*", false),
+        ("DEVICE /dev/md?", false),
+        ("DEVICE containers /dev/mapper/*", false),
+    ] {
+        let outcome = Guest::new(&[("/etc/mdadm/mdadm.conf", &format!("{line}\n"))]).plan();
+        let changed = outcome.files.get("/etc/mdadm/mdadm.conf").map(String::as_str);
+        assert_eq!(changed, wanted.then_some("DEVICE partitions containers\n"), "{line}");
+    }
+}
+
+#[test]
 fn arrays_are_found_by_uuid() {
     let guest = Guest::new(&[(
         "/etc/mdadm/mdadm.conf",
