@@ -64,6 +64,16 @@ impl ExtentMap {
         map
     }
 
+    /// The same for a disk of another size: what is new is in state `rest`.
+    pub fn resized(&self, size: u64, rest: State) -> Self {
+        let mut map = Self { starts: Vec::new(), size: 0 };
+        for extent in self.within(0..size.min(self.size)) {
+            map.append(extent.len, extent.state);
+        }
+        map.append(size - map.size, rest);
+        map
+    }
+
     /// From extents that must be ascending, contiguous from 0 and not empty; otherwise an error.
     pub fn from_extents(extents: impl IntoIterator<Item = Extent>) -> Result<Self> {
         let mut map = Self { starts: Vec::new(), size: 0 };

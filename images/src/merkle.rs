@@ -85,6 +85,19 @@ impl Leaves {
         Ok(leaves)
     }
 
+    /// The same for a disk of another size, whose new bytes are zeros. A last leaf that gets longer or shorter keeps its hash, which
+    /// no longer holds: it is to be hashed anew.
+    pub fn resized(&self, size: u64) -> Self {
+        let zeros = Self::zeros(size);
+        let mut leaves = Self { size, runs: Vec::new() };
+        let kept = self.count().min(zeros.count());
+        for (first, _, hash) in self.runs_within(0..kept) {
+            leaves.push(first, hash);
+        }
+        leaves.fill_zeros(&zeros, kept, zeros.count());
+        leaves
+    }
+
     fn fill_zeros(&mut self, zeros: &Self, from: u64, to: u64) {
         if from >= to {
             return;

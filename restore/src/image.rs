@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use unmoor_images::adapt::WithSectors;
 use unmoor_images::formats::{self, Format};
 use unmoor_images::layout::{self, Hibernated, Region};
 use unmoor_images::manifest::{self, DiskRecord, Manifest, hex};
@@ -87,8 +88,7 @@ impl Image {
             _ => error,
         })?;
         // The image knows no sector size; the record does.
-        let source: Box<dyn BlockSource> =
-            Box::new(WithSectors { inner: opened.source, sector_size: record.sector_size });
+        let source: Box<dyn BlockSource> = Box::new(WithSectors::new(opened.source, record.sector_size));
         Ok(Self {
             path: path.to_owned(),
             format: opened.format,
@@ -104,9 +104,10 @@ impl Image {
         })
     }
 
-    /// What is restored is the disk as `disk` shows it. `what` is for people: "fitted to kvm".
+    /// What is restored is the disk as `disk` shows it, which may be longer or shorter. `what` is for people: "fitted to kvm".
     pub fn fit(&mut self, mut disk: Changed, what: &str, monitor: &dyn Monitor) -> Result<()> {
         self.extents = disk.extents(&self.extents);
+        disk.mark_end(self.leaves.as_ref().map_or(0, Leaves::size));
         let image_root = self.leaves.as_ref().map(|leaves| hex(&leaves.root()));
         self.leaves = self.leaves.as_ref().map(|leaves| disk.leaves(leaves, monitor)).transpose()?;
         let change =
@@ -116,7 +117,7 @@ impl Image {
         self.table = disk.layout.table;
         self.regions = disk.layout.regions;
         let sector_size = self.source.sector_size();
-        self.source = Box::new(WithSectors { inner: Box::new(disk.source), sector_size });
+        self.source = Box::new(WithSectors::new(disk.source, sector_size));
         Ok(())
     }
 
@@ -143,7 +144,7 @@ impl Image {
         Ok(Self {
             path: path.to_owned(),
             format,
-            source: Box::new(WithSectors { inner: source, sector_size }),
+            source: Box::new(WithSectors::new(source, sector_size)),
             extents,
             leaves: None,
             record: None,
@@ -153,29 +154,5 @@ impl Image {
             stream: None,
             fitted: None,
         })
-    }
-}
-
-/// A source whose sector size is known from elsewhere.
-struct WithSectors {
-    inner: Box<dyn BlockSource>,
-    sector_size: u32,
-}
-
-impl BlockSource for WithSectors {
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
-    fn sector_size(&self) -> u32 {
-        self.sector_size
-    }
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.inner.read_at(buf, offset)
-    }
-    fn extent_at(&self, offset: u64, len: u64) -> Result<unmoor_images::Extent> {
-        self.inner.extent_at(offset, len)
-    }
-    fn abort(&self) {
-        self.inner.abort();
     }
 }

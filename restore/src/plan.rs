@@ -63,7 +63,7 @@ impl fmt::Display for Target {
 /// Whether to use a larger target's room.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Grow {
-    /// Trailing swap moves, the last partition and its filesystem grow.
+    /// Trailing swap and a trailing EFI system partition move, the last partition and its filesystem grow.
     #[default]
     Last,
     /// Nothing grows; the table is made right for the larger disk.

@@ -72,8 +72,9 @@ pub(crate) struct Arguments {
     /// Give the guest's files back what they were before it was last fitted
     #[arg(long, conflicts_with_all = ["plan", "profile", "apply_plan"])]
     undo: bool,
-    /// With --undo, bring back files too that were changed since, or whose disk was changed with them
-    #[arg(long, requires = "undo")]
+    /// Replace definitions that are there; with --undo, bring back files too that were changed since, or whose disk was
+    /// changed with them
+    #[arg(long)]
     force: bool,
     /// Mount the guest's filesystems with this host's kernel, as root, instead of in the appliance
     #[arg(long)]
@@ -121,12 +122,27 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
     if !terminal.json() {
         report.text.lines().try_for_each(|line| terminal.print(&crate::output::table::plain_line(line)))?;
     }
-    report.refuse_if_hopeless(terminal, arguments.dry_run)?;
+    let definitions = if arguments.no_definitions {
+        Vec::new()
+    } else {
+        definitions::of(&report.plan, &machine, manifest.as_ref())?
+    };
+    let mut refusal = report.refusal().or_else(|| arguments.plan.as_deref().and_then(definitions::taken));
+    match definitions::obstacle(&definitions, arguments.force) {
+        Some(obstacle) if arguments.dry_run => terminal.warn(obstacle.chain()),
+        obstacle => refusal = refusal.or(obstacle),
+    }
+    if let Some(refusal) = refusal {
+        if terminal.json() {
+            terminal.print_refusal(&report.document(arguments.dry_run, terminal), &refusal)?;
+        }
+        return Err(refusal);
+    }
     if let Some(file) = &arguments.plan {
         let json = report.plan.to_json()?;
         std::fs::File::create_new(file)
             .and_then(|mut out| out.write_all(json.as_bytes()))
-            .doing(|| format!("writing {}, which must not be there yet", file.display()))?;
+            .doing(|| format!("writing the plan {}", file.display()))?;
     }
     if arguments.dry_run {
         return finish(&report.document(true, terminal), "nothing was changed", terminal);
@@ -134,11 +150,16 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
     let what = format!("fitted to {}", arguments.fit.profile.as_deref().unwrap_or("a saved plan"));
     let action = Action::Apply(Box::new(report.plan.clone()));
     let done = fitter.change(&action, &arguments.about(&what), terminal)?;
-    let definitions = if arguments.no_definitions {
-        Vec::new()
-    } else {
-        definitions::write(&report.plan, &machine, manifest.as_ref())?
-    };
+    // The guest is fitted, whatever becomes of the files beside it.
+    let (written, failed): (Vec<_>, Vec<_>) =
+        definitions.iter().map(definitions::File::write).partition(std::result::Result::is_ok);
+    for error in failed.into_iter().filter_map(Result::err) {
+        terminal.warn(format!(
+            "the guest is fitted, but a definition of its machine is missing: {}",
+            error.chain()
+        ));
+    }
+    let definitions: Vec<PathBuf> = written.into_iter().filter_map(Result::ok).collect();
     let mut document = report.document(false, terminal);
     if let Some(document) = document.as_object_mut() {
         document.insert("done".into(), json!(done));
@@ -168,13 +189,13 @@ impl Arguments {
                 std::fs::metadata(image).map_err(|error| Error::io("opening", error).path(image))?;
                 return Err(Error::new(ErrorKind::Usage, "opening").path(image).because(because));
             }
-            let format = match Manifest::beside(image)?
-                .and_then(|(manifest, at)| manifest.disks.into_iter().nth(at))
-            {
-                Some(record) => record.image_format,
-                None => formats::open(image, &formats::OpenOptions::default())?.format,
+            let record =
+                Manifest::beside(image)?.and_then(|(manifest, at)| manifest.disks.into_iter().nth(at));
+            let (format, sector_size) = match record {
+                Some(record) => (record.image_format, record.sector_size),
+                None => (formats::open(image, &formats::OpenOptions::default())?.format, 512),
             };
-            Ok(Target { image: image.clone(), format })
+            Ok(Target { image: image.clone(), format, sector_size })
         };
         self.images.iter().map(target).collect()
     }

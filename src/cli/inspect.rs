@@ -2,6 +2,7 @@
 //! `unmoor inspect`.
 
 mod guests;
+mod kernel;
 mod machine;
 mod show;
 mod systems;
@@ -22,6 +23,7 @@ use unmoor_images::{BlockSource, Result, State};
 
 use super::values::FormatName;
 use crate::output::{Outcome, Terminal};
+use kernel::Kernel;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -51,6 +53,9 @@ pub(crate) struct Arguments {
     /// Let an image open the backing and data files that it names
     #[arg(long)]
     allow_backing: bool,
+    /// Say whether this rescue environment's kernel mounts the filesystems, instead of the running one
+    #[arg(long, value_name = "DIR", conflicts_with = "machine")]
+    rescue: Option<PathBuf>,
 }
 
 /// Looks, and prints.
@@ -75,16 +80,13 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
     let machine =
         survey.machine().or_else(|| manifest.as_ref().and_then(|manifest| manifest.machine.clone()));
     let guests = guests::read(&survey.layouts, &sources, &systems, machine.as_ref(), terminal);
+    let kernel = Kernel::of(arguments.rescue.as_deref(), &sources, &survey.layouts)?;
     if terminal.json() {
-        let document = document(&survey, &systems, &guests, manifest.as_ref(), &terminal.warnings());
+        let document = document(&survey, &systems, &guests, manifest.as_ref(), &kernel, &terminal.warnings());
         terminal.print(&document.to_string())?;
     } else {
-        let lines = show::lines(&survey, manifest.as_ref(), terminal.verbose());
-        for line in lines
-            .iter()
-            .chain(&systems::lines(&systems, terminal.verbose()))
-            .chain(&guests::lines(&guests, terminal.verbose()))
-        {
+        let lines = show::lines(&survey, manifest.as_ref(), &kernel, terminal.verbose());
+        for line in lines.iter().chain(&systems::lines(&systems, &guests, terminal.verbose())) {
             terminal.print(line)?;
         }
     }
@@ -104,15 +106,17 @@ impl Arguments {
 fn document(
     survey: &Survey<'_>,
     systems: &[OsFacts],
-    guests: &[Inspection],
+    guests: &[Option<Inspection>],
     manifest: Option<&Manifest>,
+    kernel: &Kernel,
     warnings: &[String],
 ) -> Value {
     let disks: Vec<Value> = survey
         .disks
         .iter()
         .zip(&survey.layouts)
-        .map(|(disk, layout)| {
+        .enumerate()
+        .map(|(number, (disk, layout))| {
             let bytes = |state| layout.extents.bytes(state);
             let (image_format, physical_sector_size) = match disk.kind() {
                 Kind::Image(format) => (Some(*format), None),
@@ -126,6 +130,7 @@ fn document(
                 "physical_sector_size": physical_sector_size,
                 "table": layout.table,
                 "regions": layout.regions,
+                "mounting": kernel.document(number),
                 "data_bytes": bytes(State::Data),
                 "zero_bytes": bytes(State::Zero),
                 "hole_bytes": bytes(State::Hole),
@@ -135,7 +140,7 @@ fn document(
     json!({
         "disks": disks,
         "systems": systems,
-        "guests": guests,
+        "guests": guests.iter().flatten().collect::<Vec<_>>(),
         "machine": survey.machine(),
         "manifest": manifest,
         "warnings": warnings,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `unmoor restore`.
 
+mod boot_entry;
 mod fitted;
 mod show;
 mod target;
@@ -133,6 +134,16 @@ pub(crate) struct Arguments {
         help_heading = "Fitting options"
     )]
     rescue: Option<PathBuf>,
+    /// Make an entry for the guest in this machine's UEFI firmware
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        default_value = "auto",
+        requires = "profile",
+        help_heading = "Fitting options"
+    )]
+    boot_entry: boot_entry::When,
     #[command(flatten)]
     output: ImageOptions,
 }
@@ -147,9 +158,14 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
         image.warnings.iter().for_each(|warning| terminal.warn(warning.clone()));
         pairs.push((image, target));
     }
-    // Held until the end: it is what is restored.
-    let _fitted = fitted::fit(arguments, &mut pairs, terminal)?;
+    let fitting = fitted::fit(arguments, &mut pairs, terminal)?;
     let plan = Plan::new(pairs, &options)?;
+    let (boot_entry, note) = match &fitting {
+        Some(fitting) => boot_entry::plan(arguments.boot_entry, &plan, &fitting.report)?,
+        None => (None, None),
+    };
+    let fitting = fitting.as_ref().map(|fitting| &fitting.document);
+    let shown_entry = boot_entry.as_ref().map(boot_entry::Wanted::document);
     for disk in &plan.disks {
         disk.warnings.iter().for_each(|warning| terminal.warn(warning.clone()));
     }
@@ -159,10 +175,15 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
     if !terminal.json() {
         let mut lines = documents.iter().flat_map(show::lines);
         lines.try_for_each(|line| terminal.print(&plain(&line)))?;
+        let entry = boot_entry.as_ref().map(boot_entry::Wanted::line);
+        entry.into_iter().chain(note).try_for_each(|line| terminal.print(&plain(&line)))?;
     }
     if arguments.dry_run {
         if terminal.json() {
-            let document = json!({ "dry_run": true, "plan": documents, "warnings": terminal.warnings() });
+            let document = json!({
+                "dry_run": true, "plan": documents, "fitting": fitting, "boot_entry": shown_entry,
+                "warnings": terminal.warnings(),
+            });
             terminal.print_result(&document)?;
         }
         return Ok(Outcome::Done);
@@ -172,7 +193,15 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
         return Err(Error::refused("restoring", "it was not confirmed: answer yes, or give --yes"));
     }
     let outcomes = execute(&plan, &options, terminal)?;
-    report(&plan, outcomes, &json!(documents), terminal)?;
+    let number = boot_entry.as_ref().and_then(|entry| entry.write(&plan, terminal));
+    let shown = json!({
+        "plan": documents, "fitting": fitting, "boot_entry": shown_entry,
+        "boot_entry_number": number.map(|number| format!("{number:04X}")),
+    });
+    report(&plan, outcomes, &shown, terminal)?;
+    if let Some(number) = number.filter(|_| !terminal.json()) {
+        terminal.print(&format!("this machine's firmware starts it by Boot{number:04X}"))?;
+    }
     Ok(Outcome::Done)
 }
 
@@ -206,8 +235,12 @@ fn report(plan: &Plan, outcomes: Vec<Restored>, shown: &Value, terminal: &Termin
         }
     }
     if terminal.json() {
-        let disks = Value::Array(documents);
-        terminal.print_result(&json!({ "disks": disks, "plan": shown, "warnings": terminal.warnings() }))?;
+        let mut result = shown.clone();
+        if let Some(result) = result.as_object_mut() {
+            result.insert("disks".into(), Value::Array(documents));
+            result.insert("warnings".into(), json!(terminal.warnings()));
+        }
+        terminal.print_result(&result)?;
     }
     Ok(())
 }

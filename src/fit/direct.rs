@@ -48,11 +48,11 @@ impl Fitter {
             let because = "only root can mount: leave --direct out, and the appliance does it";
             return Err(Error::refused("mounting the guest directly", because));
         }
-        if let Some(sector) = self.sector_sizes.iter().find(|size| **size != 512) {
-            let because = format!("its disk has sectors of {sector} bytes: leave --direct out");
+        let sources = self.sources()?;
+        if self.targets.windows(2).any(|pair| matches!(pair, [a, b] if a.sector_size != b.sector_size)) {
+            let because = "its disks have sectors of different sizes: leave --direct out";
             return Err(Error::refused("mounting the guest directly", because));
         }
-        let sources = self.sources()?;
         self.targets
             .iter()
             .zip(&sources)
@@ -62,7 +62,8 @@ impl Fitter {
 
     fn act(&self, copies: &[Copy], action: &Action, monitor: &dyn Monitor) -> Result<Value> {
         let disks: Vec<PathBuf> = copies.iter().map(|copy| copy.0.to_path_buf()).collect();
-        guest::act(&disks, action, &self.keys, self.facts.as_ref(), monitor)
+        let sector_size = self.targets.first().map_or(0, |target| target.sector_size);
+        guest::act((&disks, sector_size), action, &self.keys, self.facts.as_ref(), monitor)
     }
 }
 
@@ -79,10 +80,12 @@ impl Copy {
             builder.prefix(".unmoor-").suffix(".working").tempfile_in(folder.unwrap_or(Path::new(".")));
         let (file, path) = made.doing(doing)?.into_parts();
         let copy = Self(path);
-        if target.format == unmoor_images::formats::Format::Raw && share(&target.image, &file).is_ok() {
+        let shared =
+            target.format == unmoor_images::formats::Format::Raw && share(&target.image, &file).is_ok();
+        file.set_len(source.size()).doing(doing)?;
+        if shared {
             return Ok(copy);
         }
-        file.set_len(source.size()).doing(doing)?;
         each_data(source, monitor, |at, bytes| {
             if bytes.iter().all(|byte| *byte == 0) {
                 return Ok(());

@@ -12,10 +12,13 @@ use unmoor_convert::devices::Devices;
 use unmoor_convert::files::Directory;
 use unmoor_convert::os::{self, OsFacts};
 use unmoor_convert::plan::{DiskEdit, Plan};
+use unmoor_images::adapt::WithSectors;
 use unmoor_images::formats::raw::RawSource;
+use unmoor_images::layout::{self, DiskLayout};
 use unmoor_images::manifest::MachineFacts;
 use unmoor_images::{BlockSource, Error, Monitor, Result, ResultExt};
 use unmoor_initramfs::activate::{self, Activated, Filesystem, Key};
+use unmoor_initramfs::rescue;
 
 use super::Action;
 use super::planning::{Readable, plan_of};
@@ -24,9 +27,10 @@ use super::planning::{Readable, plan_of};
 pub(super) const MOUNTS: [&str; 10] =
     ["/boot", "/efi", "/etc", "/usr", "/var", "/lib", "/lib64", "/sbin", "/bin", "/opt"];
 
-/// Does `action` to the guest on `disks`; the result is a [`super::Report`] or what was applied.
+/// Does `action` to the guest on `disks`, which have logical sectors of `sector_size` bytes where they are files; the result is a
+/// [`super::Report`] or what was applied.
 pub(super) fn act(
-    disks: &[PathBuf],
+    (disks, sector_size): (&[PathBuf], u32),
     action: &Action,
     keys: &[Vec<u8>],
     facts: Option<&MachineFacts>,
@@ -37,7 +41,7 @@ pub(super) fn act(
     }
     let read_only = matches!(action, Action::Plan(_));
     let keys = keys.iter().map(|key| Key { uuid: None, secret: key.clone().into() });
-    let options = activate::Options { read_only, keys: keys.collect(), ..activate::Options::default() };
+    let options = activate::Options { read_only, keys: keys.collect(), sector_size };
     let activated = activate::activate(disks, &options)?;
     activated.warnings.iter().for_each(|warning| monitor.warn(warning.clone()));
     let done = mounted(disks, &activated, action, facts, monitor);
@@ -59,10 +63,20 @@ fn mounted(
 ) -> Result<Value> {
     let paths = disks.iter().chain(activated.opened.iter().map(|opened| &opened.path));
     let sources = paths
-        .map(|path| RawSource::open(path).doing(|| format!("opening {}", path.display())))
+        .zip(&activated.layouts)
+        .map(|(path, layout)| {
+            let source = RawSource::open(path).doing(|| format!("opening {}", path.display()))?;
+            Ok(WithSectors::new(source, layout.table.sector_size))
+        })
         .collect::<Result<Vec<_>>>()?;
     let sources: Vec<&dyn BlockSource> = sources.iter().map(|source| source as _).collect();
-    let system = the_system(os::find(&activated.layouts, &sources, monitor), monitor)?;
+    let found = os::find(&activated.layouts, &sources, monitor);
+    if found.is_empty()
+        && let Some(why) = unreadable(&activated.layouts, &sources)
+    {
+        return Err(Error::refused("looking for the guest", why));
+    }
+    let system = the_system(found, monitor)?;
     let devices = Devices::of(&activated.layouts, &sources, facts);
     let subvolume = system.subvolume.clone().unwrap_or_default();
     let root = activated.filesystem(system.disk, &system.place, &subvolume)?;
@@ -114,6 +128,17 @@ fn undone(files: &Directory, force: bool, monitor: &dyn Monitor) -> Result<Value
         monitor.warn(format!("{path} was changed since, and is left as it is"));
     }
     Ok(json!({ "undo": undone.name, "restored": undone.restored, "left": undone.left }))
+}
+
+/// Of a filesystem that this kernel does not mount: which kernel is needed. It may be the one with the system on it.
+fn unreadable(layouts: &[DiskLayout], sources: &[&dyn BlockSource]) -> Option<String> {
+    let release = rescue::running_release();
+    layouts.iter().enumerate().find_map(|(disk, layout)| {
+        layout.all_regions().find_map(|region| {
+            let source = layout::open(sources, layouts, disk, &region.place).ok()?;
+            rescue::needs(&source).ok()??.refusal(&release, true)
+        })
+    })
 }
 
 /// The operating system that is fitted.

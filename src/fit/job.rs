@@ -54,7 +54,7 @@ impl Job {
                 request.payload = payload::collect(&[place.to_owned()])?;
             }
         }
-        guest::act(&disks, &action, &keys, self.facts.as_ref(), monitor)
+        guest::act((&disks, 0), &action, &keys, self.facts.as_ref(), monitor)
     }
 }
 

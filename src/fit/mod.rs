@@ -24,10 +24,11 @@ use serde_json::{Value, json};
 use unmoor_convert::inspection::Inspection;
 use unmoor_convert::plan::{Plan, Severity};
 use unmoor_convert::request::Request;
-use unmoor_images::formats::{self, Format};
+use unmoor_images::adapt::Resized;
+use unmoor_images::formats::Format;
 use unmoor_images::manifest::{MachineFacts, Manifest};
 use unmoor_images::overlay::{self, About, Overlays, Target};
-use unmoor_images::{BlockSource, Error, ErrorKind, Monitor, Result};
+use unmoor_images::{BlockSource, Error, ErrorKind, Monitor, Result, ResultExt};
 
 use crate::appliance::{self, Environment};
 use crate::output::Terminal;
@@ -91,19 +92,13 @@ impl Report {
         Self { inspection: None, plan, text }
     }
 
-    /// Fails with what forbids the plan.
-    pub(crate) fn refuse_if_hopeless(&self, terminal: &Terminal, dry_run: bool) -> Result<()> {
+    /// What forbids the plan.
+    pub(crate) fn refusal(&self) -> Option<Error> {
         let errors: Vec<&str> = (self.plan.findings.iter())
             .filter(|finding| finding.severity == Severity::Error)
             .map(|finding| &*finding.text)
             .collect();
-        if errors.is_empty() {
-            return Ok(());
-        }
-        if terminal.json() {
-            terminal.print(&self.document(dry_run, terminal).to_string())?;
-        }
-        Err(Error::refused("fitting the guest", errors.join("; ")))
+        (!errors.is_empty()).then(|| Error::refused("fitting the guest", errors.join("; ")))
     }
 
     /// For programs.
@@ -121,7 +116,8 @@ impl Report {
 /// The images of a machine, to be looked at and changed.
 pub(crate) struct Fitter {
     targets: Vec<Target>,
-    sector_sizes: Vec<u32>,
+    /// Bytes of the disks that the guest is fitted on, where they are not the images'.
+    sizes: Vec<Option<u64>>,
     facts: Option<MachineFacts>,
     keys: Vec<Vec<u8>>,
     place: Where,
@@ -134,18 +130,40 @@ impl Fitter {
         keys: Vec<Vec<u8>>,
         place: Where,
     ) -> Self {
-        let record = |target: &Target| {
-            let name = target.image.file_name().unwrap_or_default().to_string_lossy();
-            manifest?.disks.iter().find(|disk| disk.image == name)
-        };
-        let sector_sizes = targets.iter().map(|target| record(target).map_or(512, |disk| disk.sector_size));
         Self {
-            sector_sizes: sector_sizes.collect(),
+            sizes: vec![None; targets.len()],
             facts: manifest.and_then(|manifest| manifest.machine.clone()),
             keys,
             place,
             targets,
         }
+    }
+
+    /// Takes the disks for longer or shorter ones than the images': those that they are restored to.
+    pub(crate) fn resize(&mut self, sizes: Vec<Option<u64>>) {
+        self.sizes = sizes;
+    }
+
+    /// Takes disks that the plan writes nothing to behind the image's end for as long as the image again: what becomes of their
+    /// tables is the restore's matter.
+    pub(crate) fn settle(&mut self, plan: &Plan) -> Result<()> {
+        for (number, target) in self.targets.iter().enumerate() {
+            let end = overlay::size(target)?;
+            let writes = plan.disk.iter().filter(|edit| edit.disk == number).flat_map(|edit| &edit.writes);
+            let reaches = writes
+                .map(|(at, content)| at.saturating_add(content.bytes().len() as u64))
+                .any(|written| written > end);
+            if let Some(size) = self.sizes.get_mut(number).filter(|_| !reaches) {
+                *size = size.filter(|size| *size < end);
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of each disk that the guest is fitted on.
+    pub(crate) fn disk_sizes(&self) -> Result<Vec<u64>> {
+        let each = self.targets.iter().zip(&self.sizes);
+        each.map(|(target, size)| size.map_or_else(|| overlay::size(target), Ok)).collect()
     }
 
     /// Makes a plan; nothing is written.
@@ -193,16 +211,7 @@ impl Fitter {
     ) -> Result<Value> {
         match &self.place {
             Where::Direct => direct::change(self, overlays, action, monitor),
-            Where::Appliance(rescue) => {
-                let disks = overlays.paths().iter().zip(&self.sector_sizes);
-                let disks = disks.map(|(path, sector_size)| appliance::Disk {
-                    path: path.clone(),
-                    format: "qcow2",
-                    read_only: false,
-                    sector_size: *sector_size,
-                });
-                self.run(action, &disks.collect::<Vec<_>>(), rescue.as_ref(), monitor)
-            }
+            Where::Appliance(rescue) => self.run(action, &layers(overlays, false), rescue.as_ref(), monitor),
         }
     }
 
@@ -212,16 +221,21 @@ impl Fitter {
         rescue: Option<&PathBuf>,
         monitor: &dyn Monitor,
     ) -> Result<Value> {
-        let disks =
-            self.targets.iter().zip(&self.sector_sizes).map(|(target, sector_size)| appliance::Disk {
-                path: target.image.clone(),
-                format: match target.format {
-                    Format::Raw => "raw",
-                    Format::Qcow2 => "qcow2",
-                },
-                read_only: true,
-                sector_size: *sector_size,
-            });
+        if self.sizes.iter().any(Option::is_some) {
+            // QEMU shows an image as long as it is; a layer over it may be longer.
+            let folder = tempfile::tempdir().doing(|| "making a temporary folder")?;
+            let overlays = overlay::create_apart(&self.targets, &self.disk_sizes()?, folder.path())?;
+            return self.run(action, &layers(&overlays, true), rescue, monitor);
+        }
+        let disks = self.targets.iter().map(|target| appliance::Disk {
+            path: target.image.clone(),
+            format: match target.format {
+                Format::Raw => "raw",
+                Format::Qcow2 => "qcow2",
+            },
+            read_only: true,
+            sector_size: target.sector_size,
+        });
         self.run(action, &disks.collect::<Vec<_>>(), rescue, monitor)
     }
 
@@ -247,11 +261,27 @@ impl Fitter {
         }
     }
 
+    /// The disks that the guest is fitted on.
     fn sources(&self) -> Result<Vec<Box<dyn BlockSource>>> {
-        let open = |target: &Target| {
-            let options = formats::OpenOptions { allow_backing: false, format: Some(target.format) };
-            Ok(formats::open(&target.image, &options)?.source)
+        let open = |(target, size): (&Target, &Option<u64>)| -> Result<Box<dyn BlockSource>> {
+            let source = overlay::base(target)?;
+            Ok(match size {
+                Some(size) => Box::new(Resized::new(source, *size)),
+                None => source,
+            })
         };
-        self.targets.iter().map(open).collect()
+        self.targets.iter().zip(&self.sizes).map(open).collect()
     }
+}
+
+/// Overlays as disks of the appliance.
+fn layers(overlays: &Overlays, read_only: bool) -> Vec<appliance::Disk> {
+    let each = overlays.targets().iter().zip(overlays.paths());
+    let disks = each.map(|(target, path)| appliance::Disk {
+        path: path.clone(),
+        format: "qcow2",
+        read_only,
+        sector_size: target.sector_size,
+    });
+    disks.collect()
 }

@@ -36,6 +36,8 @@ pub(crate) struct Terminal {
     stdout_is_data: AtomicBool,
     /// With --json the result is one document that has the warnings in it: no events before it.
     one_document: AtomicBool,
+    /// That document was printed, the error with it: nothing comes behind it.
+    answered: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -66,6 +68,7 @@ impl Terminal {
             cancelled,
             stdout_is_data: AtomicBool::new(false),
             one_document: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
             state: Mutex::new(State {
                 meters: HashMap::new(),
                 bars,
@@ -126,6 +129,16 @@ impl Terminal {
         self.print(&line.to_string())
     }
 
+    /// Prints the document of a command that refuses, with the error that it is about to end with.
+    pub(crate) fn print_refusal(&self, document: &Value, error: &Error) -> Result<()> {
+        let mut document = document.clone();
+        if let Some(document) = document.as_object_mut() {
+            document.insert("error".into(), explained(error));
+        }
+        self.answered.store(true, Ordering::Relaxed);
+        self.print(&document.to_string())
+    }
+
     /// Asks the user, who must type `yes`. False where nobody can answer.
     pub(crate) fn confirm(&self, question: &str) -> bool {
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
@@ -151,10 +164,12 @@ impl Terminal {
         };
         drop(state);
         to_stderr(&format!("error: {}", plain(&error.chain())));
-        if self.json {
+        if self.json && !self.answered.load(Ordering::Relaxed) {
             // An error is an answer too: programs that read one document get this one.
-            let kind = format!("{:?}", error.kind()).to_lowercase();
-            let line = json!({ "event": "error", "kind": kind, "message": error.chain() });
+            let mut line = explained(&error);
+            if let Some(line) = line.as_object_mut() {
+                line.insert("event".into(), "error".into());
+            }
             let _ = self.print(&line.to_string());
         }
         ExitCode::from(match error.kind() {
@@ -187,6 +202,11 @@ impl Terminal {
             let _ = writeln!(io::stdout(), "{value}");
         }
     }
+}
+
+/// An error for programs.
+fn explained(error: &Error) -> Value {
+    json!({ "kind": format!("{:?}", error.kind()).to_lowercase(), "message": error.chain() })
 }
 
 /// A line on standard error; if that fails there is nobody to tell.

@@ -149,3 +149,24 @@ impl Drop for Mounted {
         let _ = Command::new("umount").arg(self.at.path()).status();
     }
 }
+
+/// A loop device, released when it is dropped.
+pub(crate) struct Loop(String);
+
+impl Loop {
+    #[track_caller]
+    pub(crate) fn new(file: &Path, options: &[&str]) -> Self {
+        let line = [&["--find", "--show"], options, &[file.to_str().unwrap()]].concat();
+        Self(tool("mount", "losetup", &line).expect(0).stdout.trim().to_owned())
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}

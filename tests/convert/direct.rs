@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::common::{Mounted, Scene, hash, run, tool};
-use crate::guest::{Drivers, RELEASE, UUID, image};
+use crate::common::{Loop, Mounted, Scene, hash, run, tool};
+use crate::guest::{Drivers, RELEASE, UUID, disk, image};
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -84,6 +84,37 @@ fn a_guest_is_fitted_verified_and_given_back() {
 }
 
 #[test]
+fn definitions_that_are_there_are_not_replaced_unasked() {
+    let scene = Scene::new();
+    let image = image(&scene, Drivers::Virtio, "a.qcow2");
+    let (before, script) = (hash(&image), scene.path("a.qemu.sh"));
+    std::fs::write(&script, "mine").unwrap();
+    let line = ["convert", "--direct", "--profile", "kvm", text(&image)];
+    run(&line).expect(3).says(&["creating", "a.qemu.sh", "it exists", "--force"]);
+    assert_eq!((hash(&image), std::fs::read(&script).unwrap()), (before, b"mine".to_vec()));
+    let names = scene.names();
+    assert!(!names.iter().any(|name| name.ends_with(".xml") || name.ends_with(".overlay")), "{names:?}");
+    let dry = [&line[..], &["--dry-run"]].concat();
+    run(&dry).expect(0).says(&["warning: creating", "a.qemu.sh"]);
+    run(&[&line[..], &["--force"]].concat()).expect(0);
+    assert!(std::fs::read_to_string(&script).unwrap().starts_with("#!/bin/sh"));
+    // Those that say the same are in nobody's way.
+    run(&line).expect(0);
+}
+
+#[test]
+fn a_definition_that_cannot_be_written_is_a_warning_behind_a_conversion_that_is_done() {
+    let scene = Scene::new();
+    let image = image(&scene, Drivers::Virtio, "a.qcow2");
+    std::fs::create_dir(scene.path("a.qemu.sh")).unwrap();
+    let line = ["convert", "--json", "--direct", "--force", "--profile", "kvm", text(&image)];
+    let said: Value = serde_json::from_str(&run(&line).expect(0).stdout).unwrap();
+    assert!(said["warnings"][0].as_str().unwrap().starts_with("the guest is fitted, but a definition"));
+    assert_eq!(said["definitions"].as_array().map(Vec::len), Some(2));
+    run(&["verify", text(&image)]).expect(0);
+}
+
+#[test]
 fn a_saved_plan_is_carried_out_and_not_a_second_time() {
     let scene = Scene::new();
     let image = image(&scene, Drivers::Virtio, "a.qcow2");
@@ -122,4 +153,75 @@ fn a_restore_of_a_guest_that_cannot_be_fitted_leaves_the_target_alone() {
     let target = scene.path("b.raw");
     run(&["restore", "--yes", "--direct", "--profile", "kvm", text(&image), text(&target)]).expect(3);
     assert!(!target.exists());
+}
+
+#[test]
+fn a_filesystem_that_no_kernel_mounts_is_refused_by_its_features() {
+    let scene = Scene::new();
+    let disk = disk(&scene, Drivers::Virtio);
+    let place = format!("{}?offset=1048576", text(&disk));
+    tool("e2fsprogs", "debugfs", &["-w", "-R", "feature +FEATURE_I20", &place]).expect(0);
+    let before = hash(&disk);
+    for more in [&["--dry-run"][..], &[]] {
+        let line = [&["convert", "--direct", "--profile", "kvm"], more, &[text(&disk)]].concat();
+        run(&line).expect(3).says(&["no kernel known to unmoor mounts", "incompat 0x100000"]);
+        assert_eq!(hash(&disk), before);
+    }
+    let said = run(&["inspect", text(&disk)]).expect(0).stdout;
+    assert!(said.contains("partition 1: this ext4 has features that no kernel"), "{said}");
+    let said: Value =
+        serde_json::from_str(&run(&["inspect", "--json", text(&disk)]).expect(0).stdout).unwrap();
+    assert_eq!(said["disks"][0]["mounting"][0]["unknown"][0], "incompat 0x100000");
+}
+
+#[test]
+fn inspect_says_which_kernel_a_filesystem_needs() {
+    let scene = Scene::new();
+    let disk = disk(&scene, Drivers::Virtio);
+    let place = format!("{}?offset=1048576", text(&disk));
+    tool("e2fsprogs", "debugfs", &["-w", "-R", "feature +verity", &place]).expect(0);
+    let rescue = scene.path("rescue");
+    std::fs::create_dir(&rescue).unwrap();
+    for (release, refused) in [("4.19.0-27-amd64", true), ("5.10.0-30-amd64", false)] {
+        let facts = serde_json::json!({
+            "release": release, "profile": "small", "modules": 0, "firmware": 0, "payload": 0, "kernel_size": 0,
+            "initramfs_size": 0, "left_out": [],
+        });
+        std::fs::write(rescue.join("rescue.json"), facts.to_string()).unwrap();
+        let said = run(&["inspect", "--rescue", text(&rescue), text(&disk)]).expect(0).stdout;
+        let says =
+            said.contains("(verity) for which Linux 5.4 or newer is needed, and this is 4.19.0-27-amd64");
+        assert_eq!(says, refused, "{said}");
+    }
+}
+
+#[test]
+fn an_mbr_that_counts_in_sectors_of_4096_bytes_is_still_read_so_when_the_guest_is_fitted() {
+    use std::os::unix::fs::FileExt;
+    let scene = Scene::new();
+    let disk = disk(&scene, Drivers::Virtio);
+    let table = std::fs::File::options().read(true).write(true).open(&disk).unwrap();
+    // The first entry's first sector and count, eight times fewer.
+    for at in [0x1be + 8, 0x1be + 12] {
+        let mut number = [0; 4];
+        table.read_exact_at(&mut number, at).unwrap();
+        table.write_all_at(&(u32::from_le_bytes(number) / 8).to_le_bytes(), at).unwrap();
+    }
+    drop(table);
+    let image = scene.path("a.qcow2");
+    let device = Loop::new(&disk, &["--sector-size", "4096"]);
+    run(&["capture", device.path(), text(&image)]).expect(0);
+    drop(device);
+    run(&["convert", "--direct", "--profile", "kvm", text(&image)]).expect(0);
+    run(&["verify", text(&image)]).expect(0);
+    let said: Value =
+        serde_json::from_str(&run(&["inspect", "--json", text(&image)]).expect(0).stdout).unwrap();
+    let record = &said["manifest"]["disks"][0];
+    assert_eq!((&record["sector_size"], &record["table"]["sector_size"]), (&4096.into(), &4096.into()));
+    let partition = &record["table"]["partitions"][0];
+    assert_eq!(partition["start"], 1 << 20, "{partition}");
+    assert_eq!(record["conversions"].as_array().map(Vec::len), Some(1));
+    fsck(&scene, &image);
+    let script = std::fs::read_to_string(scene.path("a.qemu.sh")).unwrap();
+    assert!(script.contains("logical_block_size=4096"), "{script}");
 }

@@ -7,12 +7,15 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use unmoor_images::filesystem::fat::{Stamp, Volume};
+
 use crate::common::{Scene, noise, run, tool};
 
 pub(crate) const RELEASE: &str = "6.1.0-9-amd64";
 pub(crate) const UUID: &str = "6f2f5a4e-0c4f-4b8e-9a0e-0123456789ab";
 const START: u64 = 1 << 20;
 const MIB: u64 = 96;
+const ESP_MIB: u64 = 40;
 
 /// Which drivers the guest's kernel has.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -111,8 +114,40 @@ fn kernel() -> Vec<u8> {
     image
 }
 
+/// How the guest starts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Starts {
+    /// MBR, GRUB's boot code; a GRUB for UEFI lies among its packages' files.
+    Bios,
+    /// GPT, shim and GRUB on an EFI system partition.
+    Uefi,
+}
+
 /// The guest's disk, raw.
 pub(crate) fn disk(scene: &Scene, drivers: Drivers) -> PathBuf {
+    made(scene, drivers, Starts::Bios)
+}
+
+/// The disk of one that starts with UEFI: its ESP is partition 1, its root partition 2.
+pub(crate) fn uefi_disk(scene: &Scene) -> PathBuf {
+    made(scene, Drivers::Virtio, Starts::Uefi)
+}
+
+/// Just enough of a GRUB for UEFI to tell its prefix (`struct grub_module_info64`, include/grub/kernel.h).
+fn grub_efi() -> Vec<u8> {
+    let mut image = noise(5000, 11);
+    let prefix = b"/EFI/debian\0";
+    image.extend(b"mimg\0\0\0\0");
+    image.extend(24u64.to_le_bytes());
+    image.extend((24 + 8 + prefix.len() as u64).to_le_bytes());
+    image.extend(3u32.to_le_bytes());
+    image.extend((8 + prefix.len() as u32).to_le_bytes());
+    image.extend(prefix);
+    image
+}
+
+fn made(scene: &Scene, drivers: Drivers, starts: Starts) -> PathBuf {
+    let number = if starts == Starts::Bios { 1 } else { 2 };
     let root = scene.path("guest.content");
     let initrd = scene.path("initrd.content");
     modules(&initrd, &AHCI);
@@ -135,10 +170,18 @@ pub(crate) fn disk(scene: &Scene, drivers: Drivers) -> PathBuf {
     );
     fs::create_dir_all(root.join("etc")).unwrap();
     std::os::unix::fs::symlink("../usr/lib/os-release", root.join("etc/os-release")).unwrap();
-    write(&root, "etc/fstab", "# made by hand\n/dev/sda1\t/\text4\terrors=remount-ro\t0\t1\n");
+    let mut fstab = format!("# made by hand\n/dev/sda{number}\t/\text4\terrors=remount-ro\t0\t1\n");
+    if starts == Starts::Uefi {
+        fstab.push_str("UUID=1234-ABCD /boot/efi vfat umask=0077 0 1\n");
+        fs::create_dir_all(root.join("boot/efi")).unwrap();
+    } else {
+        write(&root, "usr/lib/grub/x86_64-efi/monolithic/grubx64.efi", grub_efi());
+    }
+    write(&root, "etc/fstab", fstab);
     write(&root, "etc/hostname", "phony\n");
     write(&root, "etc/machine-id", "0123456789abcdef0123456789abcdef\n");
-    write(&root, "etc/default/grub", "GRUB_DEFAULT=0\nGRUB_CMDLINE_LINUX=\"root=/dev/sda1\"\n");
+    let default = format!("GRUB_DEFAULT=0\nGRUB_CMDLINE_LINUX=\"root=/dev/sda{number}\"\n");
+    write(&root, "etc/default/grub", default);
     write(
         &root,
         "etc/network/interfaces",
@@ -155,36 +198,74 @@ pub(crate) fn disk(scene: &Scene, drivers: Drivers) -> PathBuf {
         "set default=\"0\"\nset timeout=5\n\nmenuentry 'Debian GNU/Linux' --class debian --class gnu-linux {{\n\
          \tinsmod gzio\n\tinsmod part_msdos\n\tinsmod ext2\n\tset root='hd0,msdos1'\n\
          \tsearch --no-floppy --fs-uuid --set=root {UUID}\n\
-         \tlinux\t/boot/vmlinuz-{RELEASE} root=/dev/sda1 ro  quiet\n\tinitrd\t/boot/initrd.img-{RELEASE}\n}}\n"
+         \tlinux\t/boot/vmlinuz-{RELEASE} root=/dev/sda{number} ro  quiet\n\tinitrd\t/boot/initrd.img-{RELEASE}\n}}\n"
     );
     write(&root, "boot/grub/grub.cfg", grub);
     write(&root, "boot/grub/i386-pc/core.img", noise(30_000, 5));
     write(&root, &format!("boot/vmlinuz-{RELEASE}"), kernel());
     write(&root, &format!("boot/initrd.img-{RELEASE}"), initramfs(&initrd));
-    write(&root, &format!("boot/config-{RELEASE}"), "CONFIG_EXT4_FS=y\nCONFIG_MODULES=y\n");
-    pack(scene, &root)
+    write(
+        &root,
+        &format!("boot/config-{RELEASE}"),
+        "CONFIG_EXT4_FS=y\nCONFIG_MODULES=y\nCONFIG_EFI_STUB=y\n",
+    );
+    pack(scene, &root, starts)
 }
 
-fn pack(scene: &Scene, root: &Path) -> PathBuf {
+/// The EFI system partition's bytes.
+fn esp() -> Vec<(u64, Vec<u8>)> {
+    let time = Stamp::from_unix(1_700_000_000);
+    let mut volume = Volume::new("EFI", 0x1234_abcd, time);
+    let stub =
+        format!("search.fs_uuid {UUID} root\nset prefix=($root)'/boot/grub'\nconfigfile $prefix/grub.cfg\n");
+    for folder in ["BOOT", "debian"] {
+        let first = if folder == "BOOT" { "BOOTX64.EFI" } else { "shimx64.efi" };
+        volume.put(&format!("EFI/{folder}/{first}"), noise(9000, 12), time).unwrap();
+        volume.put(&format!("EFI/{folder}/grubx64.efi"), grub_efi(), time).unwrap();
+        volume.put(&format!("EFI/{folder}/grub.cfg"), stub.clone().into_bytes(), time).unwrap();
+    }
+    volume.make(ESP_MIB << 20, 512, START).unwrap().writes(None).unwrap()
+}
+
+fn pack(scene: &Scene, root: &Path, starts: Starts) -> PathBuf {
     let disk = scene.path("guest.raw");
-    fs::File::create(&disk).unwrap().set_len(MIB << 20).unwrap();
-    let mut table = Command::new("sfdisk")
+    let (table, at, size) = match starts {
+        Starts::Bios => ("label: dos\nstart=2048, type=83, bootable\n".to_owned(), START, MIB << 20),
+        Starts::Uefi => {
+            let at = START + (ESP_MIB << 20);
+            let table = format!(
+                "label: gpt\nstart=2048, size={}, type=U\nstart={}, size={}, type=L\n",
+                ESP_MIB << 11,
+                at / 512,
+                (MIB << 11) - 2048
+            );
+            (table, at, at + (MIB << 20))
+        }
+    };
+    fs::File::create(&disk).unwrap().set_len(size).unwrap();
+    let mut sfdisk = Command::new("sfdisk")
         .args(["--quiet", "--no-reread", "--no-tell-kernel"])
         .arg(&disk)
         .stdin(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("this test needs sfdisk (package fdisk): {error}"));
-    table.stdin.take().unwrap().write_all(b"label: dos\nstart=2048, type=83, bootable\n").unwrap();
-    assert!(table.wait().unwrap().success());
+    sfdisk.stdin.take().unwrap().write_all(table.as_bytes()).unwrap();
+    assert!(sfdisk.wait().unwrap().success());
     let blocks = ((MIB << 20) - START) / 4096;
-    let offset = format!("nodiscard,offset={START},root_owner=0:0");
+    let offset = format!("nodiscard,offset={at},root_owner=0:0");
     let arguments = ["-q", "-F", "-t", "ext4", "-b", "4096", "-U", UUID, "-E", &offset, "-d"];
     let mut command: Vec<&std::ffi::OsStr> = arguments.iter().map(|word| word.as_ref()).collect();
     let blocks = blocks.to_string();
     command.extend([root.as_os_str(), disk.as_os_str(), blocks.as_ref()]);
     tool("e2fsprogs", "mke2fs", &command).expect(0);
-    // GRUB's first sector and its core in the gap, as grub-install leaves them.
     let mut head = fs::OpenOptions::new().write(true).open(&disk).unwrap();
+    if starts == Starts::Uefi {
+        for (at, bytes) in esp() {
+            std::os::unix::fs::FileExt::write_all_at(&head, &bytes, START + at).unwrap();
+        }
+        return disk;
+    }
+    // GRUB's first sector and its core in the gap, as grub-install leaves them.
     head.write_all(&[0xeb, 0x63, 0x90]).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&head, b"GRUB \0Geom\0Hard Disk\0Read\0 Error\r\n\0", 0x180)
         .unwrap();

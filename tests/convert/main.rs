@@ -14,3 +14,4 @@ mod common;
 mod direct;
 mod guest;
 mod plans;
+mod restored;

@@ -63,6 +63,33 @@ fn a_guest_without_the_driver_is_refused_and_nothing_is_written() {
 }
 
 #[test]
+fn a_refusal_is_one_document_too() {
+    let scene = Scene::new();
+    let image = image(&scene, Drivers::AhciOnly, "a.qcow2");
+    for more in [&["--dry-run"][..], &[]] {
+        let line = [&["convert", "--json", "--profile", "kvm"], more, &[text(&image)]].concat();
+        let said = run(&line).expect(3).stdout;
+        let said: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!((&said["refused"], &said["error"]["kind"]), (&true.into(), &"refused".into()));
+        assert!(said["error"]["message"].as_str().unwrap().contains(RELEASE) && said["plan"].is_object());
+    }
+    // What fails before there is a plan is one document as well.
+    let said = run(&["convert", "--json", "--profile", "kvm", "no-such-image"]).expect(1).stdout;
+    assert_eq!(serde_json::from_str::<Value>(&said).unwrap()["event"], "error");
+}
+
+#[test]
+fn a_plan_s_file_is_never_replaced() {
+    let scene = Scene::new();
+    let image = image(&scene, Drivers::Virtio, "a.qcow2");
+    let plan = scene.path("plan.json");
+    fs::write(&plan, "mine").unwrap();
+    let line = ["convert", "--profile", "kvm", "--dry-run", "--plan", text(&plan), text(&image)];
+    run(&line).expect(3).says(&["plan.json", "it exists"]);
+    assert_eq!(fs::read(&plan).unwrap(), b"mine");
+}
+
+#[test]
 fn what_makes_no_sense_is_a_usage_error() {
     let scene = Scene::new();
     let image = image(&scene, Drivers::Virtio, "a.qcow2");

@@ -34,7 +34,7 @@ use unmoor_images::{BlockSource, ErrorKind, Result};
 use crate::devices::Devices;
 use crate::inspection::Inspection;
 use crate::plan::{Draft, Severity};
-use crate::request::Request;
+use crate::request::{Request, SecureBoot};
 
 /// The rule's name in edits and findings.
 pub(crate) const RULE: &str = "firmware";
@@ -67,7 +67,13 @@ pub fn plan(
     let context = Context { inspection, devices, disks, layouts, request };
     let wanted = request.firmware.unwrap_or(inspection.firmware);
     let done = match (inspection.firmware, wanted) {
-        (Firmware::Uefi, Firmware::Uefi) => fallback::plan(draft, &context),
+        (Firmware::Uefi, Firmware::Uefi) => {
+            let capabilities = draft.capabilities();
+            capabilities.uefi = true;
+            capabilities.secure_boot = request.secure_boot == SecureBoot::Keep
+                && inspection.boot.loaders.iter().any(|loader| loader.shim);
+            fallback::plan(draft, &context)
+        }
         (Firmware::Bios, Firmware::Uefi) => to_uefi::plan(draft, &context),
         (Firmware::Uefi, Firmware::Bios) => to_bios::plan(draft, &context),
         (Firmware::Bios, Firmware::Bios) => Ok(()),

@@ -141,7 +141,11 @@ impl Definition {
             cpus: facts.map_or(1, |facts| facts.cpu_count).clamp(1, 255),
             machine: if old && !capabilities.secure_boot { "pc" } else { "q35" }.to_owned(),
             firmware: if uefi { Firmware::Uefi } else { Firmware::Bios },
-            secure_boot: uefi && capabilities.secure_boot,
+            // What ran with UEFI and without checks may have modules and kernels that no check would pass.
+            secure_boot: uefi
+                && capabilities.secure_boot
+                && facts
+                    .is_none_or(|facts| facts.firmware != Firmware::Uefi || facts.secure_boot != Some(false)),
             bus,
             disks,
             nics,

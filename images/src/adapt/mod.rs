@@ -5,9 +5,11 @@
 mod mapped;
 mod memory;
 mod patched;
+mod resized;
 mod window;
 
 pub use mapped::{Leg, Mapped, Segment};
 pub use memory::Memory;
 pub use patched::Patched;
+pub use resized::{Resized, WithSectors};
 pub use window::Window;

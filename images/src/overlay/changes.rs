@@ -3,7 +3,8 @@
 
 use std::fs::File;
 
-use super::{Overlays, base, open};
+use super::Overlays;
+use crate::adapt::WithSectors;
 use crate::formats::qcow2::{Overlay, Qcow2Source};
 use crate::layout::{self, DiskLayout, Hibernated};
 use crate::merkle::{self, Hash, Leaves};
@@ -29,13 +30,20 @@ pub struct Changed {
 /// Flushes the overlays, and finds out what they change.
 pub fn changes(overlays: &Overlays, monitor: &dyn Monitor) -> Result<Vec<Changed>> {
     let mut found = Vec::new();
-    for (target, path) in overlays.targets.iter().zip(&overlays.paths) {
+    for (index, path) in overlays.paths.iter().enumerate() {
         File::open(path).and_then(|file| file.sync_all()).doing(|| format!("flushing {}", path.display()))?;
-        let overlay = open(target, path)?;
-        let changed = differing(&overlay, &*base(target)?, monitor)?;
+        let overlay = overlays.open(index)?;
+        let changed = differing(&overlay, &*overlays.below(index)?, monitor)?;
         found.push((overlay, changed));
     }
-    let sources: Vec<&dyn BlockSource> = found.iter().map(|(overlay, _)| &overlay.source as _).collect();
+    // The table of a disk counts in the sectors that the disk has: an MBR does not say which.
+    let sectors = overlays.targets.iter().map(|target| target.sector_size);
+    let sources: Vec<_> = found
+        .iter()
+        .zip(sectors)
+        .map(|((overlay, _), sector_size)| WithSectors::new(&overlay.source, sector_size))
+        .collect();
+    let sources: Vec<&dyn BlockSource> = sources.iter().map(|source| source as _).collect();
     let options = layout::Options { all: false, hibernated: Hibernated::Keep };
     let layouts = layout::analyze(&sources, &options, monitor).doing(|| "looking at the changed disks")?;
     let each = found.into_iter().zip(layouts);
@@ -45,13 +53,24 @@ pub fn changes(overlays: &Overlays, monitor: &dyn Monitor) -> Result<Vec<Changed
 }
 
 impl Changed {
-    /// The image's extents after the change, `before` being those before it.
+    /// The image's extents after the change, `before` being those before it. Room behind the image's end is in no use.
     pub fn extents(&self, before: &ExtentMap) -> ExtentMap {
-        extents(before, &self.layout.extents, &self.written, &self.changed)
+        let before = before.resized(self.layout.extents.size(), State::Hole);
+        extents(&before, &self.layout.extents, &self.written, &self.changed)
+    }
+
+    /// Counts the leaf at the old end of a disk that had `size` bytes among what is changed, where it is longer or shorter now.
+    pub fn mark_end(&mut self, size: u64) {
+        let now = self.source.size();
+        let end = size.min(now);
+        if size != now && !end.is_multiple_of(LEAF) {
+            self.changed.insert(end / LEAF * LEAF..end.next_multiple_of(LEAF).min(now));
+        }
     }
 
     /// `before`, the image's leaves, with those that the change touches hashed anew.
     pub fn leaves(&mut self, before: &Leaves, monitor: &dyn Monitor) -> Result<Leaves> {
+        let before = &before.resized(self.source.size());
         let mut pairs: Vec<(u64, Hash)> = Vec::new();
         let mut buffer = vec![0; LEAF as usize];
         let mut next = 0;

@@ -40,10 +40,14 @@ pub fn commit(overlays: Overlays, about: &About, monitor: &dyn Monitor) -> Resul
         return Ok(Committed { changed_bytes });
     }
     let mut manifest = Manifest::beside(&first.image)?.map(|(manifest, _)| manifest);
+    let mut undecided = Undecided { record: record::path_for(&first.image), files: Vec::new() };
     let mut disks = Vec::new();
     for (target, disk) in targets.iter().zip(&mut found) {
         let map = match &mut manifest {
-            Some(manifest) => update(manifest, target, disk, about, monitor)?,
+            Some(manifest) => {
+                undecided.files.extend(next_map(manifest, &target.image));
+                update(manifest, target, disk, about, monitor)?
+            }
             None => None,
         };
         let ranges = ranges(&disk.source, &mut disk.changed, monitor)?;
@@ -51,14 +55,39 @@ pub fn commit(overlays: Overlays, about: &About, monitor: &dyn Monitor) -> Resul
     }
     let manifest = manifest.filter(|_| disks.iter().any(|disk| disk.map.is_some()));
     let manifest = manifest.map(|manifest| (manifest_file(&first.image), manifest));
-    for other in targets.iter().skip(1) {
-        Record::pointer(&first.image).write(&record::path_for(&other.image))?;
-    }
     stop(monitor)?;
-    Record::new(disks, manifest).write(&record::path_for(&first.image))?;
+    for other in targets.iter().skip(1) {
+        let pointer = record::path_for(&other.image);
+        undecided.files.push(pointer.clone());
+        Record::pointer(&first.image).write(&pointer)?;
+    }
+    Record::new(disks, manifest).write(&undecided.record)?;
+    drop(undecided);
     // The record was read back from what is on the disk: it is what a later run would read.
     carry_out(&first.image, false, monitor)?;
     Ok(Committed { changed_bytes })
+}
+
+/// Files of a commit that is not decided yet: removed when dropped, as long as there is no record that needs them.
+struct Undecided {
+    record: PathBuf,
+    files: Vec<PathBuf>,
+}
+
+impl Drop for Undecided {
+    fn drop(&mut self) {
+        if !self.record.exists() {
+            // What stays is in nobody's way, and goes with the next run.
+            self.files.iter().for_each(|file| drop(fs::remove_file(file)));
+        }
+    }
+}
+
+/// Where the new map of an image lies until its change is carried out.
+pub(super) fn next_map(manifest: &Manifest, image: &Path) -> Option<PathBuf> {
+    let name = name(image);
+    let record = manifest.disks.iter().find(|disk| disk.image == name)?;
+    Some(image.with_file_name(format!("{}.next", record.map.file)))
 }
 
 /// Carries on a change of `image` (or of another disk of its machine) that was decided and not completed. True if there was one.
@@ -147,7 +176,7 @@ fn carry_out(leader: &Path, again: bool, monitor: &dyn Monitor) -> Result<bool> 
 
 /// Copies the ranges, or finds that they have been copied where the overlay is gone.
 fn copy(index: usize, disk: &DiskChange, image: &Path, again: bool, monitor: &dyn Monitor) -> Result<()> {
-    let target = Target { image: image.to_owned(), format: disk.image_format };
+    let target = Target { image: image.to_owned(), format: disk.image_format, sector_size: 512 };
     let overlay = path_for(image);
     let there = overlay.exists();
     let source: Box<dyn BlockSource> =

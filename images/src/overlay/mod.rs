@@ -25,8 +25,10 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::adapt::{Resized, WithSectors};
 use crate::formats::qcow2::Overlay;
 use crate::formats::{self, Format};
+use crate::manifest::Manifest;
 use crate::{BlockSource, Error, Result, ResultExt};
 
 pub use changes::{Changed, changes};
@@ -39,6 +41,8 @@ pub struct Target {
     pub image: PathBuf,
     /// Its format.
     pub format: Format,
+    /// Bytes per logical sector of its disk, as the manifest has it; 512 where nobody says.
+    pub sector_size: u32,
 }
 
 /// Why images are changed, for their manifest.
@@ -68,6 +72,8 @@ fn append(path: &Path, more: &str) -> PathBuf {
 pub struct Overlays {
     targets: Vec<Target>,
     paths: Vec<PathBuf>,
+    /// Of the disks as the overlays show them, in bytes.
+    sizes: Vec<u64>,
     /// Keeps changes of the images out.
     _locks: Vec<Flock<File>>,
 }
@@ -85,8 +91,24 @@ impl Overlays {
 
     /// The disks as they would be.
     pub fn sources(&self) -> Result<Vec<Box<dyn BlockSource>>> {
-        let each = self.targets.iter().zip(&self.paths);
-        each.map(|(target, path)| Ok(Box::new(open(target, path)?.source) as _)).collect()
+        (0..self.targets.len()).map(|index| Ok(Box::new(self.open(index)?.source) as _)).collect()
+    }
+
+    /// What lies below an overlay, as long as that is.
+    fn below(&self, index: usize) -> Result<Box<dyn BlockSource>> {
+        let (Some(target), Some(size)) = (self.targets.get(index), self.sizes.get(index)) else {
+            return Err(Error::malformed("looking below an overlay", format!("there is no disk {index}")));
+        };
+        Ok(Box::new(Resized::new(base(target)?, *size)))
+    }
+
+    fn open(&self, index: usize) -> Result<Overlay> {
+        let below = self.below(index)?;
+        let (Some(target), Some(path)) = (self.targets.get(index), self.paths.get(index)) else {
+            return Err(Error::malformed("opening an overlay", format!("there is no disk {index}")));
+        };
+        Overlay::open(path, &target.image, below)
+            .doing(|| format!("looking at the changes of {}", target.image.display()))
     }
 }
 
@@ -118,32 +140,41 @@ pub fn create(targets: &[Target]) -> Result<Overlays> {
         drop(formats::Patcher::open(&target.image, target.format, false)?);
     }
     let paths: Vec<PathBuf> = targets.iter().map(|target| path_for(&target.image)).collect();
-    for path in &paths {
+    let mut stale = paths.clone();
+    for target in targets {
+        if let Some((manifest, _)) = Manifest::beside(&target.image)? {
+            stale.extend(commit::next_map(&manifest, &target.image));
+        }
+    }
+    for path in &stale {
         match fs::remove_file(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("removing a stale overlay", error).path(path));
+                return Err(Error::io("removing what a run left behind", error).path(path));
             }
             _ => {}
         }
     }
-    lay(Overlays { targets: targets.to_vec(), paths, _locks: locks })
+    let sizes = targets.iter().map(|target| Ok(base(target)?.size())).collect::<Result<_>>()?;
+    lay(Overlays { targets: targets.to_vec(), paths, sizes, _locks: locks })
 }
 
-/// Lays an empty overlay over each image in another folder: the images stay as they are.
+/// Lays an empty overlay over each image in another folder: the images stay as they are. The disks as they show them have `sizes`
+/// bytes, rounded up to sectors: a longer one has zeros behind the image's end.
 ///
 /// # Errors
 ///
 /// `Refused` where another run changes one of the images.
-pub fn create_apart(targets: &[Target], folder: &Path) -> Result<Overlays> {
+pub fn create_apart(targets: &[Target], sizes: &[u64], folder: &Path) -> Result<Overlays> {
     let locks = targets.iter().map(|target| lock(&target.image, FlockArg::LockSharedNonblock));
     let locks = locks.collect::<Result<_>>()?;
     let paths = (0..targets.len()).map(|number| folder.join(format!("disk{number}.overlay"))).collect();
-    lay(Overlays { targets: targets.to_vec(), paths, _locks: locks })
+    let sizes = sizes.iter().map(|size| size.next_multiple_of(512)).collect();
+    lay(Overlays { targets: targets.to_vec(), paths, sizes, _locks: locks })
 }
 
 fn lay(overlays: Overlays) -> Result<Overlays> {
-    for (target, path) in overlays.targets.iter().zip(&overlays.paths) {
-        Overlay::create(path, &target.image, target.format, base(target)?.size())?;
+    for ((target, path), size) in overlays.targets.iter().zip(&overlays.paths).zip(&overlays.sizes) {
+        Overlay::create(path, &target.image, target.format, *size)?;
     }
     Ok(overlays)
 }
@@ -158,9 +189,24 @@ fn lock(image: &Path, how: FlockArg) -> Result<Flock<File>> {
     })
 }
 
-fn base(target: &Target) -> Result<Box<dyn BlockSource>> {
+/// Bytes of an image's disk.
+///
+/// # Errors
+///
+/// As opening it.
+pub fn size(target: &Target) -> Result<u64> {
+    Ok(base(target)?.size())
+}
+
+/// An image's disk, in the sectors that it has. No other file is opened.
+///
+/// # Errors
+///
+/// As opening it.
+pub fn base(target: &Target) -> Result<Box<dyn BlockSource>> {
     let options = formats::OpenOptions { allow_backing: false, format: Some(target.format) };
-    Ok(formats::open(&target.image, &options)?.source)
+    let source = formats::open(&target.image, &options)?.source;
+    Ok(Box::new(WithSectors::new(source, target.sector_size)))
 }
 
 fn open(target: &Target, path: &Path) -> Result<Overlay> {

@@ -74,7 +74,7 @@ fn images(folder: &Path, formats: &[Format]) -> Vec<Target> {
             unreadable: Vec::new(),
             conversions: Vec::new(),
         });
-        targets.push(Target { image, format });
+        targets.push(Target { image, format, sector_size: 512 });
     }
     let manifest = Manifest {
         format: "unmoor-manifest".into(),
@@ -207,6 +207,84 @@ fn overlays_that_are_dropped_or_left_by_a_killed_run_change_nothing() {
 }
 
 #[test]
+fn an_overlay_may_show_a_longer_or_shorter_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let targets = images(folder.path(), &[Format::Qcow2]);
+    let (manifest, _) = Manifest::beside(&targets[0].image).unwrap().unwrap();
+    let (extents, leaves) = manifest.disks[0].read_map(folder.path()).unwrap();
+    for size in [SIZE + 700 * 512, SIZE - 3 * 512] {
+        let apart = tempfile::tempdir().unwrap();
+        let overlays = create_apart(&targets, &[size], apart.path()).unwrap();
+        let at = size - 1024;
+        qemu("qemu-io", &["-f", "qcow2", "-c", &format!("write -P 9 {at} 1024"), text(&overlays.paths()[0])]);
+        let mut changed = changes(&overlays, &Silent).unwrap().remove(0);
+        changed.mark_end(SIZE);
+        assert_eq!(changed.source.size(), size);
+        let mut want = content(0);
+        want.resize(size as usize, 0);
+        want[at as usize..].fill(9);
+        let mut seen = vec![0; size as usize];
+        changed.source.read_at(&mut seen, 0).unwrap();
+        assert!(seen == want);
+        let new = changed.leaves(&leaves, &Silent).unwrap();
+        let pairs = want.chunks(crate::LEAF as usize).enumerate();
+        let pairs = pairs.map(|(index, data)| (index as u64, crate::merkle::leaf(data))).collect();
+        assert_eq!(new, Leaves::from_pairs(size, pairs).unwrap());
+        let new = changed.extents(&extents);
+        assert_eq!(new.size(), size);
+        assert!(new.within(at..size).all(|extent| extent.state == State::Data));
+    }
+    assert_true(&targets, false);
+}
+
+/// Wants to stop from its `left`th question on.
+struct Stopping {
+    left: AtomicUsize,
+}
+
+impl Monitor for Stopping {
+    fn event(&self, _: Event) {}
+
+    fn cancelled(&self) -> bool {
+        let before =
+            self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(1)));
+        before == Ok(0)
+    }
+}
+
+#[test]
+fn a_commit_that_is_stopped_before_it_is_decided_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let targets = images(folder.path(), &[Format::Qcow2, Format::Raw]);
+    let names = || {
+        let entries = std::fs::read_dir(folder.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    for questions in 0.. {
+        let overlays = create(&targets).unwrap();
+        overlays.paths().iter().for_each(|path| write_by_qemu(path));
+        let monitor = Stopping { left: AtomicUsize::new(questions) };
+        match commit(overlays, &about(), &monitor) {
+            Ok(_) => {
+                assert!(questions > 10, "{questions}");
+                break;
+            }
+            Err(error) => assert_eq!(error.kind(), crate::ErrorKind::Cancelled),
+        }
+        assert_eq!(names(), before, "stopped at question {questions}");
+        assert_true(&targets, false);
+    }
+    assert_true(&targets, true);
+    // What a run that was killed left there goes with the next one.
+    std::fs::write(folder.path().join("m.disk1.map.next"), "left").unwrap();
+    drop(create(&targets).unwrap());
+    assert_eq!(names(), before);
+}
+
+#[test]
 fn an_overlay_names_no_other_file() {
     let folder = tempfile::tempdir().unwrap();
     let targets = images(folder.path(), &[Format::Qcow2]);
@@ -251,7 +329,7 @@ fn a_commit_that_a_parent_test_has_killed() {
         .enumerate()
         .map(|(index, &format)| {
             let extension = if format == Format::Raw { "raw" } else { "qcow2" };
-            Target { image: folder.join(format!("m.disk{index}.{extension}")), format }
+            Target { image: folder.join(format!("m.disk{index}.{extension}")), format, sector_size: 512 }
         })
         .collect();
     let overlays = create(&targets).unwrap();
@@ -284,6 +362,7 @@ fn a_commit_killed_at_any_step_is_carried_on_by_the_next_command() {
             .map(|(index, (extension, format))| Target {
                 image: folder.path().join(format!("m.disk{index}.{extension}")),
                 format,
+                sector_size: 512,
             })
             .collect();
         let complete = status.status.success();

@@ -17,8 +17,10 @@ use unmoor_images::filesystem::FilesystemKind;
 use unmoor_images::layout::{Content, Place};
 use unmoor_images::{Error, Result, ResultExt};
 
+use super::disk::Disk;
 use super::held::while_busy;
 use super::{Activated, describe};
+use crate::rescue::{self, Needs};
 use crate::sys;
 
 /// A filesystem to mount.
@@ -111,6 +113,7 @@ impl Filesystem {
     fn mount(&self, read_only: bool) -> Result<OwnedFd> {
         let kind = self.kernel_type()?;
         let doing = || format!("mounting the {} on {}", self.kind.name(), self.node.display());
+        let needs = self.needs()?;
         let context = sys::mount::open(kind).map_err(|error| match error.raw_os_error() {
             Some(libc::ENODEV) => Error::unsupported(doing(), format!("this kernel has no {kind}")),
             Some(libc::ENOSYS) => Error::unsupported(doing(), "it needs Linux 5.2"),
@@ -130,8 +133,20 @@ impl Filesystem {
                 Some(libc::EINVAL) => "the kernel does not take it: its features or its superblock".into(),
                 _ => "the kernel does not take it".into(),
             });
-            Error::io(doing(), error).because(said)
+            match needs.and_then(|needs| needs.refusal(&rescue::running_release(), !read_only)) {
+                Some(why) => {
+                    Error::refused(doing(), why).source(Error::io("asking the kernel", error).because(said))
+                }
+                None => Error::io(doing(), error).because(said),
+            }
         })
+    }
+
+    /// What it asks of a kernel, read before a kernel sees it. A kernel with more than its release tells, as enterprise
+    /// distributions make them, is asked all the same: our answer explains its refusal, and takes no place of it.
+    fn needs(&self) -> Result<Option<Needs>> {
+        rescue::needs(&Disk::open(&self.node, true, 0)?)
+            .doing(|| format!("looking at the {} on {}", self.kind.name(), self.node.display()))
     }
 }
 

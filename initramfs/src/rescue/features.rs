@@ -4,6 +4,7 @@
 //! The releases are those whose source first accepts the bit without an option of its build: fs/ext4/ext4.h and fs/ext4/super.c,
 //! fs/xfs/libxfs/xfs_format.h, fs/btrfs/fs.h and fs/btrfs/ctree.h. Experimental ones count: they mount.
 
+use serde::Serialize;
 use unmoor_images::parse::{Bytes, read_vec};
 use unmoor_images::{BlockSource, Result};
 
@@ -89,7 +90,7 @@ const BTRFS_RO_COMPAT: &[Row] = &[
 ];
 
 /// What a filesystem asks of a kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Needs {
     /// "ext4", "xfs", "btrfs".
     pub filesystem: &'static str,
@@ -116,8 +117,8 @@ impl Needs {
         let wanted = if writing { self.to_write } else { self.to_read };
         (number(release) < wanted).then(|| {
             format!(
-                "this {} has features ({}) for which Linux {}.{} or newer is needed, and this is {release}: build a rescue \
-                 environment with a newer kernel",
+                "this {} has features ({}) for which Linux {}.{} or newer is needed, and this is {release}: make a rescue \
+                 environment from a newer kernel (unmoor rescue build --kernel ...)",
                 self.filesystem,
                 self.because.join(", "),
                 wanted.0,
@@ -125,6 +126,11 @@ impl Needs {
             )
         })
     }
+}
+
+/// The release of the kernel that this runs on.
+pub fn running_release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
 /// Major and minor number of a release.

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use unmoor_images::{Error, Result};
 
-pub use features::{Needs, needs};
+pub use features::{Needs, needs, running_release};
 pub use kernel::KernelSource;
 pub use profile::Profile;
 pub use version::compare as compare_releases;
@@ -38,6 +38,8 @@ use kernel::Kernel;
 pub const KERNEL: &str = "vmlinuz";
 /// The initramfs' file in what is built.
 pub const INITRAMFS: &str = "initramfs";
+/// Where a rescue environment that runs has its [`Facts`].
+pub const FACTS: &str = "/usr/share/unmoor/rescue.json";
 
 /// What to build from.
 #[derive(Debug, Clone)]
@@ -73,6 +75,20 @@ pub struct Facts {
     pub initramfs_size: u64,
     /// Modules that were chosen but need one that the kernel's files lack.
     pub left_out: Vec<String>,
+}
+
+impl Facts {
+    /// Of the environment in `folder`.
+    ///
+    /// # Errors
+    ///
+    /// `Io` where it has no `rescue.json`; `Malformed`.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join("rescue.json");
+        let json = std::fs::read(&path).map_err(|error| Error::io("reading", error).path(&path))?;
+        serde_json::from_slice(&json)
+            .map_err(|error| Error::malformed("reading", error.to_string()).path(&path))
+    }
 }
 
 /// What came of it.
@@ -139,7 +155,7 @@ fn assemble(build: &Build, init: Vec<u8>) -> Result<(Vec<u8>, Vec<u8>, Facts)> {
     };
     let told = serde_json::to_vec(&facts)
         .map_err(|error| Error::unsupported("writing the rescue environment's facts", error.to_string()))?;
-    image.file("usr/share/unmoor/rescue.json", 0o644, told);
+    image.file(FACTS, 0o644, told);
     let mut initramfs = packed(&image, build.profile)?;
     if !payload.is_empty() {
         let mut image = Image::default();

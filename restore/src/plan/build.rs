@@ -101,12 +101,17 @@ fn fit_table(
         return Ok(TableRewrite::default());
     }
     let grow = larger && options.grow != Grow::No;
-    let swap = rewrite::trailing_swap(&image.table.partitions).filter(|number| is_swap(image, *number));
+    let is_esp = |number: u32| {
+        let mut partitions = image.table.partitions.iter();
+        partitions.any(|partition| partition.number == number && partition.role == Role::Esp)
+    };
+    let trailing = rewrite::trailing(&image.table.partitions);
+    let trailing = trailing.into_iter().take_while(|number| is_swap(image, *number) || is_esp(*number));
     let request = rewrite::Options {
         size,
         sector_size,
         grow_last: grow,
-        move_to_end: swap.filter(|_| grow),
+        move_to_end: trailing.filter(|_| grow).collect(),
         placements: Vec::new(),
     };
     let table = rewrite::plan(&*image.source, &request)?;

@@ -10,12 +10,50 @@ use unmoor_convert::target::{Definition, Disk, shell};
 use unmoor_images::formats::Format;
 use unmoor_images::manifest::{Manifest, write_durably};
 use unmoor_images::overlay::Target;
-use unmoor_images::{Result, ResultExt};
+use unmoor_images::{Error, Result, ResultExt};
 
 use crate::appliance::Accelerator;
 
-/// Writes them; their paths.
-pub(super) fn write(plan: &Plan, targets: &[Target], manifest: Option<&Manifest>) -> Result<Vec<PathBuf>> {
+/// A definition that is to be written.
+pub(super) struct File {
+    path: PathBuf,
+    text: String,
+    mode: u32,
+}
+
+impl File {
+    /// Writes it; its path.
+    pub(super) fn write(&self) -> Result<PathBuf> {
+        write_durably(&self.path, self.text.as_bytes())?;
+        fs::set_permissions(&self.path, fs::Permissions::from_mode(self.mode))
+            .doing(|| format!("writing {}", self.path.display()))?;
+        Ok(self.path.clone())
+    }
+
+    /// Whether something else is in its place. What an earlier run wrote and nobody changed is not.
+    fn is_in_the_way(&self) -> bool {
+        match fs::read(&self.path) {
+            Ok(bytes) => bytes != self.text.as_bytes(),
+            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+        }
+    }
+}
+
+/// Why they cannot be written: found out before anything else is.
+pub(super) fn obstacle(files: &[File], force: bool) -> Option<Error> {
+    let file = files.iter().find(|file| !force && file.is_in_the_way())?;
+    let because = "it exists, and says something else: move it away, or give --force or --no-definitions";
+    Some(Error::refused("creating", because).path(&file.path))
+}
+
+/// Why a file that has to be new cannot be.
+pub(super) fn taken(path: &Path) -> Option<Error> {
+    let there = path.symlink_metadata().is_ok();
+    there.then(|| Error::refused("creating", "it exists: choose another name").path(path))
+}
+
+/// What there is to write.
+pub(super) fn of(plan: &Plan, targets: &[Target], manifest: Option<&Manifest>) -> Result<Vec<File>> {
     let Some(first) = targets.first() else { return Ok(Vec::new()) };
     let facts = manifest.and_then(|manifest| manifest.machine.as_ref());
     let name = first.image.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -33,24 +71,16 @@ pub(super) fn write(plan: &Plan, targets: &[Target], manifest: Option<&Manifest>
         });
     }
     let definition = Definition::new(&name, &plan.capabilities, facts, disks);
-    let mut written = Vec::new();
-    let mut put = |ending: &str, text: &str, mode: u32| -> Result<()> {
-        let path = first.image.with_extension(ending);
-        write_durably(&path, text.as_bytes())?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode))
-            .doing(|| format!("writing {}", path.display()))?;
-        written.push(path);
-        Ok(())
-    };
-    put("libvirt.xml", &definition.libvirt(), 0o644)?;
-    let variables =
-        std::path::absolute(first.image.with_extension("vars.fd")).doing(|| "finding the image's folder")?;
-    put("qemu.sh", &script(&definition, &variables), 0o755)?;
+    let named = |ending: &str| first.image.with_extension(ending);
+    let variables = std::path::absolute(named("vars.fd")).doing(|| "finding the image's folder")?;
     let mut lines =
         vec!["# Proxmox VE: the number, the storage and the bridge are yours to choose.".to_owned()];
     lines.extend(definition.proxmox(100, "local-lvm", "vmbr0"));
-    put("proxmox.sh", &format!("{}\n", lines.join("\n")), 0o644)?;
-    Ok(written)
+    Ok(vec![
+        File { path: named("libvirt.xml"), text: definition.libvirt(), mode: 0o644 },
+        File { path: named("qemu.sh"), text: script(&definition, &variables), mode: 0o755 },
+        File { path: named("proxmox.sh"), text: format!("{}\n", lines.join("\n")), mode: 0o644 },
+    ])
 }
 
 /// QEMU's command line as a script; a machine with UEFI gets variables of its own first.

@@ -9,13 +9,19 @@ use unmoor_images::manifest::{Consistency, Manifest};
 use unmoor_images::partition::TableKind;
 use unmoor_images::{BlockSource, State};
 
+use super::kernel::Kernel;
 use crate::output::size::show_size;
 use crate::output::table::{Align, Table, plain};
 
 /// All lines.
-pub(super) fn lines(survey: &Survey<'_>, manifest: Option<&Manifest>, verbose: bool) -> Vec<String> {
+pub(super) fn lines(
+    survey: &Survey<'_>,
+    manifest: Option<&Manifest>,
+    kernel: &Kernel,
+    verbose: bool,
+) -> Vec<String> {
     let mut lines = Vec::new();
-    for (disk, layout) in survey.disks.iter().zip(&survey.layouts) {
+    for (number, (disk, layout)) in survey.disks.iter().zip(&survey.layouts).enumerate() {
         let kind = match disk.kind() {
             Kind::Image(format) => format!("{format:?} image").to_lowercase(),
             Kind::Device { physical_sector_size, .. } => {
@@ -34,7 +40,7 @@ pub(super) fn lines(survey: &Survey<'_>, manifest: Option<&Manifest>, verbose: b
             layout.table.disk_id.as_ref().map(|id| format!(" {id}")).unwrap_or_default()
         ));
         lines.extend(table_of(layout).lines().into_iter().map(|line| format!("  {line}")));
-        for reason in reasons(&layout.regions) {
+        for reason in reasons(&layout.regions).into_iter().chain(kernel.lines(number, verbose)) {
             lines.push(format!("  {}", plain(&reason)));
         }
         let bytes = |state| show_size(layout.extents.bytes(state));

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Operating systems for people.
 
+use unmoor_convert::inspection::Inspection;
 use unmoor_convert::os::{Firmware, OsFacts};
 
+use super::guests;
 use crate::output::table::plain;
 
-/// A few lines for each; fstab only with `verbose`.
-pub(super) fn lines(systems: &[OsFacts], verbose: bool) -> Vec<String> {
+/// A few lines for each, with what was found inside; fstab only with `verbose`.
+pub(super) fn lines(systems: &[OsFacts], guests: &[Option<Inspection>], verbose: bool) -> Vec<String> {
     let mut lines = Vec::new();
-    for system in systems {
+    for (system, guest) in systems.iter().zip(guests) {
         let unknown = || "an operating system".to_owned();
         let mut head = vec![system.name.clone().unwrap_or_else(unknown)];
         head.extend(system.architecture.clone());
@@ -24,15 +26,23 @@ pub(super) fn lines(systems: &[OsFacts], verbose: bool) -> Vec<String> {
                 lines.push(plain(&format!("  {what}: {}", items.join(", "))));
             }
         };
-        list("boot loaders", &system.boot_loaders);
-        list("kernels", &system.kernels);
+        match guest {
+            Some(guest) => lines.extend(guests::lines(guest, verbose)),
+            None => {
+                list("boot loaders", &system.boot_loaders);
+                list("kernels", &system.kernels);
+            }
+        }
         if verbose {
             let rows = system.fstab.iter().map(|row| {
                 format!("  fstab: {} on {} type {} ({})", row.spec, row.mountpoint, row.kind, row.options)
             });
             lines.extend(rows.map(|row| plain(&row)));
         }
-        lines.extend(system.notes.iter().map(|note| plain(&format!("  {note}"))));
+        let told = |note: &&String| guest.as_ref().is_some_and(|guest| guest.notes.contains(*note));
+        lines.extend(
+            system.notes.iter().filter(|note| !told(note)).map(|note| plain(&format!("  note     {note}"))),
+        );
     }
     lines
 }

@@ -3,16 +3,19 @@
 //! firmware of its own. A virtual machine needs none: it starts the fallback path.
 //!
 //! ```text
+//!   disk --entry--> Entry, for the loader that is on it
 //!   Entry --load_option--> EFI_LOAD_OPTION: attributes, description, HD(n,GPT,guid,start,size)/File(\EFI\...)
 //!     +--write--> Boot0003 (the lowest free number, or the equal entry that is there), BootOrder with it in front
 //! ```
 
+mod choose;
 mod write;
 
 use unmoor_images::parse::{Bytes, guid_bytes};
 use unmoor_images::{Error, Result};
 
-pub use write::{Place, write};
+pub use choose::entry;
+pub use write::{Place, is_writable, write};
 
 /// EFI_GLOBAL_VARIABLE, as efivarfs spells it behind a variable's name.
 pub const GLOBAL: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";

@@ -97,3 +97,80 @@ fn names_that_are_no_entries_and_broken_variables_are_left_alone() {
     fs::write(variables.path().join(format!("BootOrder-{GLOBAL}")), [7, 0, 0, 0, 1]).unwrap();
     assert!(write(variables.path(), &debian(), Place::First).is_err());
 }
+
+/// A disk of `size` bytes by sfdisk's `script`, with files on the ESP at 1 MiB, put there by mtools.
+fn disk(script: &str, files: &[&str]) -> (tempfile::TempDir, Box<dyn unmoor_images::BlockSource>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("disk");
+    fs::File::create(&path).unwrap().set_len(80 << 20).unwrap();
+    let table = folder.path().join("table");
+    fs::write(&table, script).unwrap();
+    let run = |line: &str| {
+        let done = Command::new("sh").args(["-ec", line]).current_dir(folder.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(
+            done.status.success(),
+            "sfdisk, mkfs.vfat and mtools are needed (fdisk, dosfstools, mtools): {said}"
+        );
+    };
+    run("sfdisk --quiet disk <table && truncate -s 40M esp && mkfs.vfat esp >/dev/null");
+    let mut folders = vec!["EFI".to_owned()];
+    for file in files {
+        let parent = format!("EFI/{}", file.split_once('/').unwrap().0);
+        if !folders.contains(&parent) {
+            folders.push(parent);
+        }
+    }
+    folders.iter().for_each(|folder| run(&format!("mmd -i esp ::{folder}")));
+    files.iter().for_each(|file| run(&format!("mcopy -i esp table ::EFI/{file}")));
+    run("dd if=esp of=disk bs=1M seek=1 conv=notrunc status=none");
+    let options = unmoor_images::formats::OpenOptions::default();
+    let source = unmoor_images::formats::open(&path, &options).unwrap().source;
+    (folder, source)
+}
+
+#[test]
+fn the_entry_of_a_disk_is_what_efibootmgr_makes_for_the_same_loader() {
+    const GPT: &str = "label: gpt\nstart=2048, size=81920, type=U\nsize=20480, type=L\n";
+    let (folder, source) =
+        disk(GPT, &["BOOT/BOOTX64.EFI", "debian/grubx64.efi", "debian/shimx64.efi", "other/grubx64.efi"]);
+    let found = entry(&*source, Some("debian")).unwrap().unwrap();
+    assert_eq!((found.description.as_str(), found.path.as_str()), ("debian", "\\EFI\\debian\\shimx64.efi"));
+    let other = entry(&*source, Some("OTHER")).unwrap().unwrap();
+    assert_eq!(other.path, "\\EFI\\other\\grubx64.efi");
+    let variables = tempfile::tempdir().unwrap();
+    let disk_file = folder.path().join("disk");
+    efibootmgr(
+        variables.path(),
+        &[
+            "-q",
+            "-C",
+            "-d",
+            disk_file.to_str().unwrap(),
+            "-p",
+            "1",
+            "-L",
+            "debian",
+            "-l",
+            "\\EFI\\debian\\shimx64.efi",
+        ],
+    );
+    let theirs = fs::read(variables.path().join(format!("Boot0000-{GLOBAL}"))).unwrap();
+    assert_eq!(nvram_entry(&found), theirs);
+    // It is taken for the same, and used again.
+    assert_eq!(write(variables.path(), &found, Place::First).unwrap(), 0);
+    assert!(is_writable(variables.path()) && !is_writable(&variables.path().join("none")));
+}
+
+#[test]
+fn a_disk_with_the_fallback_alone_gets_an_entry_for_it_and_one_without_a_loader_none() {
+    let (_folder, source) =
+        disk("label: dos\nlabel-id: 0x1234abcd\nstart=2048, size=81920, type=ef\n", &["Boot/bootx64.efi"]);
+    let found = entry(&*source, None).unwrap().unwrap();
+    assert_eq!(
+        (found.path.as_str(), found.signature),
+        ("\\EFI\\BOOT\\bootx64.efi", Signature::Mbr(0x1234_abcd))
+    );
+    let (_folder, source) = disk("label: gpt\nstart=2048, size=81920, type=U\n", &["debian/grub.cfg"]);
+    assert_eq!(entry(&*source, Some("debian")).unwrap(), None);
+}

@@ -75,6 +75,12 @@ pub fn write(efivarfs: &Path, entry: &Entry, place: Place) -> Result<u16> {
     Ok(number)
 }
 
+/// Whether there are variables at `efivarfs`, and this process may change them.
+pub fn is_writable(efivarfs: &Path) -> bool {
+    let there = fs::read_dir(efivarfs).is_ok_and(|mut names| names.next().is_some());
+    there && nix::unistd::access(efivarfs, nix::unistd::AccessFlags::W_OK).is_ok()
+}
+
 /// The number in "Boot0003-8be4df61-...".
 fn boot_number(name: &str) -> Option<u16> {
     let digits = name.strip_prefix("Boot")?.strip_suffix(GLOBAL)?.strip_suffix('-')?;

@@ -47,9 +47,9 @@ pub struct Options {
     /// Grows the last partition (the one before `move_to_end`, if that is given) up to the last whole MiB. Nothing
     /// that loses by growing is grown (swap, recovery, ESP, BIOS boot); a note says so.
     pub grow_last: bool,
-    /// The last partition, mostly swap, goes to the end of the target. A logical one takes its EBR along, and its
-    /// extended partition follows.
-    pub move_to_end: Option<u32>,
+    /// The last partitions, the very last one first, go to the end of the target: swap, an ESP. A logical one takes its EBR
+    /// along, and its extended partition follows.
+    pub move_to_end: Vec<u32>,
     /// Explicit places, applied before the two above. They are not rounded.
     pub placements: Vec<Placement>,
 }
@@ -69,11 +69,16 @@ pub struct TableRewrite {
     pub notes: Vec<String>,
 }
 
-/// The number of the last of `partitions` (in order of address, as [`super::read`] gives them), if its type says swap: a candidate for
-/// [`Options::move_to_end`]. Whether it does hold swap is for the caller to probe.
-pub fn trailing_swap(partitions: &[Partition]) -> Option<u32> {
-    let last = partitions.iter().rfind(|partition| partition.role != super::Role::Extended)?;
-    matches!(last.type_id.as_str(), "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f" | "0x82").then_some(last.number)
+/// The numbers of those at the end of `partitions` (in order of address, as [`super::read`] gives them) that are in the way of the one
+/// before them and do not grow themselves, by their type: swap, an ESP. Candidates for [`Options::move_to_end`], the last one
+/// first; whether swap is in them is for the caller to probe.
+pub fn trailing(partitions: &[Partition]) -> Vec<u32> {
+    let content = partitions.iter().rev().filter(|partition| partition.role != super::Role::Extended);
+    let movable = |partition: &&Partition| {
+        partition.role == super::Role::Esp
+            || matches!(partition.type_id.as_str(), "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f" | "0x82")
+    };
+    content.take_while(movable).map(|partition| partition.number).collect()
 }
 
 /// Plans the table of `source` for another disk. A source without a table gives an empty plan.

@@ -59,24 +59,24 @@ pub(super) fn place(
         (piece.start, piece.len) = (start, len);
     }
     let mut limit = room.end;
-    let mut moved = None;
-    if let Some(number) = options.move_to_end {
-        let last = last_of(pieces, None).map(|piece| piece.number);
+    let mut moved = Vec::new();
+    for &number in &options.move_to_end {
+        let last = last_of(pieces, &moved).map(|piece| piece.number);
         let piece = find(pieces, number)?;
         if last != Some(number) {
             return Err(refused(format!(
                 "partition {number} is not the last one and cannot move to the end"
             )));
         }
-        let start = room.end.saturating_sub(piece.len) / MIB * MIB;
-        if start > piece.start || piece.end() > room.end {
+        let start = limit.saturating_sub(piece.len) / MIB * MIB;
+        if start > piece.start || piece.end() > limit {
             piece.start = start;
         }
-        moved = Some(number);
+        moved.push(number);
         limit = piece.low();
     }
     if options.grow_last {
-        grow(pieces, room, limit, moved, notes);
+        grow(pieces, room, limit, &moved, notes);
     }
     check(pieces, &before, room)?;
     for (new, old) in pieces.iter().zip(&before) {
@@ -103,11 +103,11 @@ fn find(pieces: &mut [Piece], number: u32) -> Result<&mut Piece> {
         .ok_or_else(|| usage(format!("there is no partition {number} with content of its own")))
 }
 
-fn last_of(pieces: &mut [Piece], except: Option<u32>) -> Option<&mut Piece> {
-    pieces.iter_mut().filter(|piece| Some(piece.number) != except).max_by_key(|piece| piece.start)
+fn last_of<'p>(pieces: &'p mut [Piece], except: &[u32]) -> Option<&'p mut Piece> {
+    pieces.iter_mut().filter(|piece| !except.contains(&piece.number)).max_by_key(|piece| piece.start)
 }
 
-fn grow(pieces: &mut [Piece], room: &Room, limit: u64, moved: Option<u32>, notes: &mut Vec<String>) {
+fn grow(pieces: &mut [Piece], room: &Room, limit: u64, moved: &[u32], notes: &mut Vec<String>) {
     let Some(last) = last_of(pieces, moved) else { return };
     let limit = room.obstacles.iter().copied().filter(|&at| at > last.start).fold(limit, u64::min);
     let end = limit / MIB * MIB;

@@ -99,7 +99,7 @@ fn flipped_bytes_neither_panic_nor_leave_a_byte_unaccounted_for() {
                 size: [8, 24, 24, 40, 4 << 20][random.below(5) as usize] * MIB + random.below(3) * 512,
                 sector_size: [512, 4096][random.below(2) as usize],
                 grow_last: random.below(2) == 0,
-                move_to_end: (random.below(2) == 0).then(|| random.below(8) as u32),
+                move_to_end: (0..random.below(3)).map(|_| random.below(8) as u32).collect(),
                 placements: (0..random.below(2))
                     .map(|_| Placement {
                         number: random.below(8) as u32,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ErrorKind;
-use crate::partition::rewrite::{Options, Placement, TableRewrite, plan, trailing_swap};
+use crate::partition::rewrite::{Options, Placement, TableRewrite, plan, trailing};
 
 fn to(size: u64) -> Options {
     Options { size, sector_size: 512, ..Options::default() }
@@ -166,7 +166,7 @@ fn the_last_partition_grows_to_the_last_whole_mib() {
     let swap_last = Disk::new(100 * MIB, 512);
     swap_last.sgdisk(&["-n1:0:+50M", "-n2:0:+20M", "-t2:8200", "-c2:swap"]);
     let table = swap_last.read();
-    assert_eq!(trailing_swap(&table.partitions), Some(2));
+    assert_eq!(trailing(&table.partitions), [2]);
     let (target, rewrite) = apply(&swap_last, &Options { grow_last: true, ..to(200 * MIB) });
     assert_eq!(ours(&target.read()), ours(&table));
     assert!(rewrite.notes.iter().any(|note| note.contains("not grown: it is swap")), "{:?}", rewrite.notes);
@@ -174,13 +174,23 @@ fn the_last_partition_grows_to_the_last_whole_mib() {
         (200 * MIB, (MIB, 178 * MIB), (179 * MIB, 20 * MIB)),
         (71 * MIB + 512 * 40, (MIB, 50 * MIB), (51 * MIB, 20 * MIB)),
     ] {
-        let (target, _) = apply(&swap_last, &Options { grow_last: true, move_to_end: Some(2), ..to(size) });
+        let (target, _) = apply(&swap_last, &Options { grow_last: true, move_to_end: vec![2], ..to(size) });
         sgdisk_is_content(&target);
         assert_eq!((place(&target, 1), place(&target, 2)), (root, swap));
         assert_eq!(identities(&target), identities(&swap_last));
     }
-    refusal(&swap_last, &Options { move_to_end: Some(1), ..to(200 * MIB) });
-    let usage = plan(&swap_last, &Options { move_to_end: Some(9), ..to(200 * MIB) }).unwrap_err();
+    // An ESP behind the swap, as a change of firmware makes it: both go, in their order.
+    let esp_last = Disk::new(100 * MIB, 512);
+    esp_last.sgdisk(&["-n1:0:+50M", "-n2:0:+20M", "-t2:8200", "-n3:0:+10M", "-t3:ef00"]);
+    assert_eq!(trailing(&esp_last.read().partitions), [3, 2]);
+    let options = Options { grow_last: true, move_to_end: vec![3, 2], ..to(200 * MIB) };
+    let (target, _) = apply(&esp_last, &options);
+    sgdisk_is_content(&target);
+    assert_eq!(place(&target, 1), (MIB, 168 * MIB));
+    assert_eq!((place(&target, 2), place(&target, 3)), ((169 * MIB, 20 * MIB), (189 * MIB, 10 * MIB)));
+    refusal(&esp_last, &Options { move_to_end: vec![2, 3], ..to(200 * MIB) });
+    refusal(&swap_last, &Options { move_to_end: vec![1], ..to(200 * MIB) });
+    let usage = plan(&swap_last, &Options { move_to_end: vec![9], ..to(200 * MIB) }).unwrap_err();
     assert_eq!(usage.kind(), ErrorKind::Usage);
 }
 
@@ -194,8 +204,8 @@ fn sfdisk_is_content(disk: &Disk) {
 fn a_logical_swap_moves_with_its_boot_record_and_its_container() {
     let disk = classic();
     let table = disk.read();
-    assert_eq!(trailing_swap(&table.partitions), Some(5));
-    let (target, rewrite) = apply(&disk, &Options { grow_last: true, move_to_end: Some(5), ..to(300 * MIB) });
+    assert_eq!(trailing(&table.partitions), [5]);
+    let (target, rewrite) = apply(&disk, &Options { grow_last: true, move_to_end: vec![5], ..to(300 * MIB) });
     sfdisk_is_content(&target);
     assert_eq!(place(&target, 5), (284 * MIB, 16 * MIB));
     assert_eq!(place(&target, 2), (284 * MIB - 1024, 16 * MIB + 1024));
@@ -206,7 +216,7 @@ fn a_logical_swap_moves_with_its_boot_record_and_its_container() {
 
     // Several logical partitions: the container grows, the last but one of them grows, the last moves.
     let several = mbr::with_logicals(3);
-    let (target, _) = apply(&several, &Options { grow_last: true, move_to_end: Some(7), ..to(300 * MIB) });
+    let (target, _) = apply(&several, &Options { grow_last: true, move_to_end: vec![7], ..to(300 * MIB) });
     sfdisk_is_content(&target);
     assert_eq!(place(&target, 7), (299 * MIB, MIB));
     assert_eq!(place(&target, 6), (34 * MIB, 264 * MIB));
@@ -221,7 +231,7 @@ fn a_logical_swap_moves_with_its_boot_record_and_its_container() {
     assert!(rewrite.notes.iter().any(|note| note.contains("extended partition 3")), "{:?}", rewrite.notes);
 
     // A first logical partition that has others behind it.
-    let text = refusal(&several, &Options { move_to_end: Some(5), ..to(300 * MIB) });
+    let text = refusal(&several, &Options { move_to_end: vec![5], ..to(300 * MIB) });
     assert!(text.contains("not the last one"), "{text}");
     let placements = vec![Placement { number: 5, start: Some(60 * MIB), len: None }];
     let text = refusal(&several, &Options { placements, ..to(300 * MIB) });
