@@ -3,6 +3,7 @@
 
 pub(crate) mod files;
 pub(crate) mod filesystem;
+pub(crate) mod guest;
 pub(crate) mod initramfs;
 pub(crate) mod layout;
 pub(crate) mod partition;

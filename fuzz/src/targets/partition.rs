@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Partition tables: read, the gaps between partitions, and the table rewritten for other disks.
 
-use unmoor_images::partition::rewrite::{Options, Placement, plan, trailing_swap};
+use unmoor_images::partition::rewrite::{Options, Placement, plan, trailing};
 use unmoor_images::partition::{self, PartitionTable, Role, TableKind};
 use unmoor_images::{BlockSource, ErrorKind, RangeSet};
 
@@ -69,7 +69,7 @@ fn options(choices: u64, disk: &dyn BlockSource, table: &PartitionTable) -> Vec<
     let larger = Options {
         size: disk.size().saturating_mul(2),
         grow_last: true,
-        move_to_end: trailing_swap(&table.partitions),
+        move_to_end: trailing(&table.partitions),
         ..plain.clone()
     };
     let mut random = Random::new(choices);
@@ -83,7 +83,7 @@ fn options(choices: u64, disk: &dyn BlockSource, table: &PartitionTable) -> Vec<
         size: random.bits() >> random.below(64),
         sector_size: random.of(&[512, 512, 4096, 4096, 513]),
         grow_last: random.once_in(2),
-        move_to_end: random.once_in(2).then(|| random.below(8) as u32),
+        move_to_end: (0..random.below(3)).map(|_| random.below(8) as u32).collect(),
         placements: if random.once_in(2) { placements } else { Vec::new() },
     };
     vec![
