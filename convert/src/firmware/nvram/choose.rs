@@ -62,10 +62,10 @@ fn loader(disk: &dyn BlockSource, partition: &Partition, vendor: Option<&str>) -
     };
     let is_fallback = |name: &&String| name.eq_ignore_ascii_case("BOOT");
     let vendors = folders.iter().filter(|name| !is_fallback(name));
-    let own = vendors.filter_map(|folder| {
+    let mut own = vendors.filter_map(|folder| {
         LOADERS.iter().find_map(|wanted| named(folder, wanted)).map(|path| (folder, path))
     });
-    if let Some((folder, path)) = { own }.next() {
+    if let Some((folder, path)) = own.next() {
         return Some((folder.chars().take(LONGEST).collect(), path));
     }
     let folder = folders.iter().find(is_fallback)?;
