@@ -185,6 +185,12 @@ fn bookworm_with_ifupdown_and_bios_grub() {
         (&["192.0.2.7/24".into()][..], &["192.0.2.1".into()][..])
     );
     assert_eq!(ens3.configured_by[0].stack, Stack::Ifupdown);
+    // Ports have no stanza of their own, and are adapters all the same.
+    for name in ["ens4", "ens5", "ens6"] {
+        let port = interface(&found, name);
+        assert_eq!((&port.virtual_kind, port.addresses.len()), (&None, 0), "{port:?}");
+    }
+    assert_eq!(found.network.interfaces.len(), 7);
     for (name, kind) in [("br0", "bridge"), ("ens3.7", "vlan"), ("bond0", "bond")] {
         assert_eq!(interface(&found, name).virtual_kind.as_deref(), Some(kind));
     }
