@@ -64,6 +64,8 @@ pub(crate) struct Report {
     pub(crate) plan: Plan,
     /// For people.
     pub(crate) text: String,
+    /// What inspecting and planning took once the guest's files could be read.
+    pub(crate) seconds: f64,
 }
 
 /// What a change did.
@@ -88,7 +90,7 @@ impl Report {
                 text.push_str(&format!("\ndisk {}: {line}", edit.disk));
             }
         }
-        Self { inspection: None, plan, text }
+        Self { inspection: None, plan, text, seconds: 0.0 }
     }
 
     /// Fails with what forbids the plan.
@@ -113,6 +115,7 @@ impl Report {
             "refused": self.plan.is_refused(),
             "inspection": self.inspection,
             "plan": self.plan,
+            "planning_seconds": self.seconds,
             "warnings": terminal.warnings(),
         })
     }
