@@ -64,7 +64,8 @@ pub(crate) struct Report {
     pub(crate) plan: Plan,
     /// For people.
     pub(crate) text: String,
-    /// What inspecting and planning took once the guest's files could be read.
+    /// What inspecting and planning took once the guest's files could be read; a rescue environment of before does not say.
+    #[serde(default)]
     pub(crate) seconds: f64,
 }
 
