@@ -84,23 +84,12 @@ impl FitOptions {
                 .because("give --profile kvm, vmware, hyperv, xen, physical, or a machine's inventory")
         })?;
         let mut hardware = profiles::profile(name).doing(|| format!("reading the profile {name}"))?;
-        // A profile that is no machine's inventory knows no addresses: those that are given are its adapters'.
-        if hardware.nics.is_empty() {
-            let given = self.nics.iter().filter(|(_, new)| is_mac(new));
-            hardware.nics = given
-                .map(|(_, new)| TargetNic {
-                    mac: Some(new.to_ascii_lowercase()),
-                    modalias: None,
-                    model: None,
-                })
-                .collect();
-        }
         let mut seed = [0; 32];
         std::fs::File::open("/dev/urandom")
             .and_then(|mut file| file.read_exact(&mut seed))
             .doing(|| "reading /dev/urandom")?;
         Ok(Request {
-            nics: self.nics(&hardware)?,
+            nics: self.nics(&mut hardware)?,
             hardware,
             firmware: match self.firmware {
                 FirmwareChoice::Keep => None,
@@ -122,18 +111,19 @@ impl FitOptions {
         })
     }
 
-    fn nics(&self, hardware: &Hardware) -> Result<BTreeMap<String, usize>> {
+    /// An address that the profile does not know belongs to the first adapter of which it tells none.
+    fn nics(&self, hardware: &mut Hardware) -> Result<BTreeMap<String, usize>> {
         let mut chosen = BTreeMap::new();
+        let is_open = hardware.nics.is_empty();
         for (old, new) in &self.nics {
-            let by_mac = hardware
-                .nics
-                .iter()
-                .position(|nic| nic.mac.as_deref().is_some_and(|mac| mac.eq_ignore_ascii_case(new)));
-            let number = by_mac.or_else(|| new.parse().ok()).ok_or_else(|| {
-                Error::new(ErrorKind::Usage, "choosing adapters").because(format!(
-                    "{new} is neither a number nor the hardware address of an adapter of the profile"
-                ))
-            })?;
+            let number = match new.parse() {
+                Ok(number) => number,
+                Err(_) => addressed(hardware, new, is_open).ok_or_else(|| {
+                    Error::new(ErrorKind::Usage, "choosing adapters").because(format!(
+                        "{new} is neither a number nor the hardware address of an adapter of the profile"
+                    ))
+                })?,
+            };
             if chosen.values().any(|known| *known == number) || chosen.insert(old.clone(), number).is_some() {
                 return Err(Error::new(ErrorKind::Usage, "choosing adapters")
                     .because(format!("--nic {old}={new} repeats an interface or an adapter")));
@@ -151,15 +141,61 @@ impl FitOptions {
     }
 }
 
+/// The number of the adapter with this address. Profiles that stand for many machines tell no addresses, and some, which are
+/// `open`, tell no adapters either.
+fn addressed(hardware: &mut Hardware, address: &str, open: bool) -> Option<usize> {
+    let is_it = |nic: &TargetNic| nic.mac.as_deref().is_some_and(|mac| mac.eq_ignore_ascii_case(address));
+    if let Some(number) = hardware.nics.iter().position(is_it) {
+        return Some(number);
+    }
+    let mac = is_address(address).then(|| address.to_ascii_lowercase())?;
+    match hardware.nics.iter_mut().enumerate().find(|(_, nic)| nic.mac.is_none()) {
+        Some((number, nic)) => {
+            nic.mac = Some(mac);
+            Some(number)
+        }
+        None if open => {
+            hardware.nics.push(TargetNic { mac: Some(mac), modalias: None, model: None });
+            Some(hardware.nics.len() - 1)
+        }
+        None => None,
+    }
+}
+
 /// "52:54:00:12:34:56"
-fn is_mac(text: &str) -> bool {
-    let parts: Vec<&str> = text.split(':').collect();
-    parts.len() == 6 && parts.iter().all(|part| part.len() == 2 && u8::from_str_radix(part, 16).is_ok())
+fn is_address(text: &str) -> bool {
+    let bytes: Vec<&str> = text.split(':').collect();
+    bytes.len() == 6
+        && bytes.iter().all(|byte| byte.len() == 2 && byte.bytes().all(|digit| digit.is_ascii_hexdigit()))
 }
 
 fn parse_nic(text: &str) -> std::result::Result<(String, String), String> {
     match text.split_once('=') {
         Some((old, new)) if !old.is_empty() && !new.is_empty() => Ok((old.to_owned(), new.to_owned())),
         _ => Err("write OLD=NEW, such as ens3=0 or ens3=52:54:00:12:34:56".to_owned()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::addressed;
+    use unmoor_convert::profiles;
+
+    #[test]
+    fn an_address_that_the_profile_does_not_tell_is_that_of_an_adapter_without_one() {
+        let (one, two) = ("52:54:00:0D:0D:02", "52:54:00:0d:0d:03");
+        let mut emulated = profiles::profile("qemu:nvme+e1000e").unwrap();
+        assert_eq!(addressed(&mut emulated, one, false), Some(0));
+        assert_eq!(emulated.nics[0].mac.as_deref(), Some("52:54:00:0d:0d:02"));
+        assert_eq!(addressed(&mut emulated, one, false), Some(0));
+        assert_eq!(addressed(&mut emulated, two, false), None);
+        let mut kvm = profiles::profile("kvm").unwrap();
+        assert_eq!(addressed(&mut kvm, one, true), Some(0));
+        assert_eq!(addressed(&mut kvm, two, true), Some(1));
+        assert_eq!(kvm.nics.len(), 2);
+        for wrong in ["enp0s3", "52:54:00:0d:0d", "52:54:00:0d:0d:0g", "+2:54:00:0d:0d:02"] {
+            assert_eq!(addressed(&mut kvm, wrong, true), None, "{wrong}");
+        }
     }
 }

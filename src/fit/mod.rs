@@ -65,6 +65,9 @@ pub(crate) struct Report {
     pub(crate) plan: Plan,
     /// For people.
     pub(crate) text: String,
+    /// What inspecting and planning took once the guest's files could be read; a rescue environment of before does not say.
+    #[serde(default)]
+    pub(crate) seconds: f64,
 }
 
 /// What a change did.
@@ -89,7 +92,7 @@ impl Report {
                 text.push_str(&format!("\ndisk {}: {line}", edit.disk));
             }
         }
-        Self { inspection: None, plan, text }
+        Self { inspection: None, plan, text, seconds: 0.0 }
     }
 
     /// What forbids the plan.
@@ -108,6 +111,7 @@ impl Report {
             "refused": self.plan.is_refused(),
             "inspection": self.inspection,
             "plan": self.plan,
+            "planning_seconds": self.seconds,
             "warnings": terminal.warnings(),
         })
     }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From a guest's files to a plan. Nothing is written, whatever the files are read through.
 
+use std::time::Instant;
+
 use unmoor_convert::devices::Devices;
 use unmoor_convert::files::{self, Files};
 use unmoor_convert::plan::Draft;
@@ -24,6 +26,7 @@ pub(super) struct Readable<'a> {
 /// Inspects the guest and plans what the request asks for. What forbids the plan is among its findings.
 pub(crate) fn plan_of(guest: &Readable<'_>, request: &Request) -> Result<Report> {
     let Readable { files, devices, disks, layouts, facts } = guest;
+    let start = Instant::now();
     let inspection = inspect::inspect(*files, devices, *facts).doing(|| "inspecting the guest")?;
     let mut draft = Draft::new(*files);
     rules::plan(&mut draft, &inspection, devices, request).doing(|| "planning the edits")?;
@@ -35,7 +38,7 @@ pub(crate) fn plan_of(guest: &Readable<'_>, request: &Request) -> Result<Report>
     let replaced = plan.disk.iter().map(|edit| super::guest::replaced(edit, disks));
     plan.disk_was = replaced.collect::<Result<_>>()?;
     let text = plan.show(*files)?;
-    Ok(Report { inspection: Some(inspection), plan, text })
+    Ok(Report { inspection: Some(inspection), plan, text, seconds: start.elapsed().as_secs_f64() })
 }
 
 /// Plans by reading the disks with our own readers.

@@ -28,7 +28,7 @@ pub(crate) fn run(all: bool, no_lab: bool) -> Result<ExitCode> {
             Ok(unmoor) => {
                 steps.check("lab: the rescue environment boots", || rescue_boot::check(&unmoor));
                 let choice = if all { Choice::All } else { Choice::OfTheDay };
-                cells::run(&mut steps, &Tools { unmoor, rescue: None }, &choice)?;
+                cells::run(&mut steps, &Tools { unmoor, rescue: None, quick: false }, &choice)?;
             }
             Err(error) => steps.check("static build", || Err(error)),
         }

@@ -54,7 +54,9 @@ fn boot_with(machine: &Machine, upgrade: Option<&str>, limit: Duration) -> Resul
     machine.run(scratch.path(), limit).while_doing("booting the guest")?;
     let said = read_text(&scratch.path().join("proof"))?;
     let console = || tail(&scratch.path().join("console"), 25);
-    let line = said.lines().find_map(|line| line.strip_prefix("UNMOOR-PROOF ")).ok_or_else(|| {
+    // UEFI's console is on this port too, and what it said last need not end its line.
+    let told = said.lines().find_map(|line| line.split_once("UNMOOR-PROOF "));
+    let (_, line) = told.ok_or_else(|| {
         Failure::new(format!(
             "the guest powered off without a proof of boot; its console ends with:\n{}",
             console()

@@ -89,6 +89,7 @@ impl Refusal {
         if status.code() != Some(REFUSED) {
             return Err(Failure::new(format!("it is not refused: {status}: {}", said.trim())));
         }
+        println!("    {}: {}", self.name, said.trim());
         for words in self.says {
             if !said.contains(words) {
                 return Err(Failure::new(format!("the refusal does not say {words:?}: {}", said.trim())));

@@ -36,6 +36,9 @@ pub(crate) enum Command {
         /// The rescue environment that it is to use
         #[arg(long)]
         rescue: Option<PathBuf>,
+        /// Boot a fitted guest once only, without its own upgrade and the boot after it
+        #[arg(long)]
+        quick: bool,
     },
     /// Make the rescue environment that cells use, and say where it is
     Rescue {
@@ -131,7 +134,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Command::Test { all, cell, unmoor, rescue } => {
+        Command::Test { all, cell, unmoor, rescue, quick } => {
             let mut steps = Steps::default();
             let unmoor = unmoor.map_or_else(binary::static_release, Ok)?;
             let choice = match cell.as_slice() {
@@ -139,7 +142,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
                 [] => Choice::OfTheDay,
                 names => Choice::Named(names),
             };
-            cells::run(&mut steps, &Tools { unmoor, rescue }, &choice)?;
+            cells::run(&mut steps, &Tools { unmoor, rescue, quick }, &choice)?;
             return Ok(steps.finish());
         }
         Command::Rescue { unmoor } => {
