@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use unmoor_convert::inspection::Inspection;
 use unmoor_convert::plan::{Plan, Severity};
 use unmoor_convert::request::Request;
-use unmoor_images::formats::{self, Format};
+use unmoor_images::formats;
 use unmoor_images::manifest::{MachineFacts, Manifest};
 use unmoor_images::overlay::{self, About, Overlays, Target};
 use unmoor_images::{BlockSource, Error, ErrorKind, Monitor, Result};
@@ -215,10 +215,7 @@ impl Fitter {
         let disks =
             self.targets.iter().zip(&self.sector_sizes).map(|(target, sector_size)| appliance::Disk {
                 path: target.image.clone(),
-                format: match target.format {
-                    Format::Raw => "raw",
-                    Format::Qcow2 => "qcow2",
-                },
+                format: target.format.qemu_name(),
                 read_only: true,
                 sector_size: *sector_size,
             });
