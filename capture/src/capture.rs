@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use unmoor_images::adapt::Patched;
 use unmoor_images::copy::{self, copy};
 use unmoor_images::formats::raw::StreamSink;
+use unmoor_images::formats::vmdk::VmdkSink;
 use unmoor_images::formats::{self, CreateOptions, Format};
 use unmoor_images::layout::DiskLayout;
 use unmoor_images::manifest::{self, DiskRecord, Manifest, MapRecord};
@@ -55,9 +56,9 @@ pub fn capture(request: &Request, monitor: &dyn Monitor) -> Result<Report> {
         in_use: if request.unsafe_live { InUse::Take } else { InUse::Refuse },
     };
     match &request.target {
-        Target::Stream => {
+        Target::Stream(format) => {
             let survey = survey(&request.sources, &options, monitor)?;
-            capture_to_stream(request, &survey, monitor)
+            capture_to_stream(request, *format, &survey, monitor)
         }
         Target::Files { path, format } => {
             let outputs = Outputs::name(path, request.sources.len());
@@ -82,11 +83,7 @@ fn capture_to_files(
     let sources = survey.disks.iter().zip(&survey.layouts);
     let names = outputs.images.iter().zip(&outputs.maps);
     for (index, ((disk, layout), (image, map))) in sources.zip(names).enumerate() {
-        let options = CreateOptions {
-            size: disk.size(),
-            compression: request.compression,
-            cluster_size: request.cluster_size,
-        };
+        let options = create_options(request, disk);
         let (partial, sink) = Partial::create(image, |path| formats::create(path, format, &options))?;
         partials.push(partial);
         let (report, copied) = copy_disk(request, index, (disk, layout), image, sink, monitor)?;
@@ -110,6 +107,15 @@ fn capture_to_files(
     };
     commit(&manifest, outputs, partials, request)?;
     Ok(Report { disks, manifest: Some(outputs.manifest.clone()), warnings: monitor.warnings().len() })
+}
+
+fn create_options(request: &Request, disk: &Disk<'_>) -> CreateOptions {
+    CreateOptions {
+        size: disk.size(),
+        sector_size: disk.sector_size(),
+        compression: request.compression,
+        cluster_size: request.cluster_size,
+    }
 }
 
 /// Names everything, the manifest last: until it is there, nothing is complete, and a failure removes what was named.
@@ -136,12 +142,25 @@ fn commit(
     Ok(())
 }
 
-fn capture_to_stream(request: &Request, survey: &Survey<'_>, monitor: &Recorder<'_>) -> Result<Report> {
+fn capture_to_stream(
+    request: &Request,
+    format: Format,
+    survey: &Survey<'_>,
+    monitor: &Recorder<'_>,
+) -> Result<Report> {
     let ([disk], [layout]) = (survey.disks.as_slice(), survey.layouts.as_slice()) else {
         return Err(usage("writing to standard output", "only one disk fits a stream"));
     };
-    monitor.note("a raw stream has no manifest: its content cannot be verified later".to_owned());
-    let sink = Box::new(StreamSink::new(std::io::stdout(), &layout.extents));
+    monitor.note("a stream has no manifest: its content cannot be verified later".to_owned());
+    let stdout = std::io::stdout();
+    let sink: Box<dyn BlockSink> = match format {
+        Format::Vmdk => {
+            let name = disk.path().file_name().unwrap_or_default().to_string_lossy();
+            let options = create_options(request, disk);
+            Box::new(VmdkSink::stream(Box::new(stdout), &format!("{name}.vmdk"), &options)?)
+        }
+        _ => Box::new(StreamSink::new(stdout, &layout.extents)),
+    };
     let (report, _) = copy_disk(request, 0, (disk, layout), Path::new("-"), sink, monitor)?;
     Ok(Report { disks: vec![report], manifest: None, warnings: monitor.warnings().len() })
 }

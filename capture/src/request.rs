@@ -19,8 +19,8 @@ pub struct Request {
     pub target: Target,
     /// For formats that compress.
     pub compression: Compression,
-    /// Cluster in bytes, for formats that have one.
-    pub cluster_size: u32,
+    /// Cluster in bytes, for formats that have one; the format's usual one if absent.
+    pub cluster_size: Option<u32>,
     /// How to take the disks apart.
     pub layout: layout::Options,
     /// How to open the sources.
@@ -45,8 +45,8 @@ pub enum Target {
         /// Format of all of them.
         format: Format,
     },
-    /// A raw stream on standard output, of one disk; no manifest.
-    Stream,
+    /// A stream on standard output, of one disk, raw or VMDK; no manifest.
+    Stream(Format),
 }
 
 impl Target {
@@ -54,16 +54,20 @@ impl Target {
     pub fn parse(path: &Path, format: Option<Format>) -> Result<Self> {
         if path == Path::new("-") {
             return match format {
-                None | Some(Format::Raw) => Ok(Self::Stream),
-                Some(_) => Err(usage("writing to standard output", "only raw images can be streamed")),
+                None => Ok(Self::Stream(Format::Raw)),
+                Some(format @ (Format::Raw | Format::Vmdk)) => Ok(Self::Stream(format)),
+                Some(_) => {
+                    Err(usage("writing to standard output", "only raw and VMDK images can be streamed"))
+                }
             };
         }
         let format = format.or_else(|| Format::from_extension(path)).ok_or_else(|| {
             usage(
                 format!("choosing a format for {}", path.display()),
-                "its name ends in neither .qcow2 nor .raw: rename it, or give --format",
+                "its name ends in none of .qcow2, .raw, .vmdk and .vhdx: rename it, or give --format",
             )
         })?;
+        format.check_written().doing(|| format!("creating {}", path.display()))?;
         Ok(Self::Files { path: path.to_owned(), format })
     }
 }
@@ -172,7 +176,9 @@ mod tests {
     #[test]
     fn formats_come_from_the_name_or_the_user() {
         let parse = |path: &str, format| Target::parse(Path::new(path), format);
-        assert_eq!(parse("-", None).unwrap(), Target::Stream);
+        assert_eq!(parse("-", None).unwrap(), Target::Stream(Format::Raw));
+        assert_eq!(parse("-", Some(Format::Vmdk)).unwrap(), Target::Stream(Format::Vmdk));
+        assert!(parse("web01.vdi", None).is_err());
         assert!(parse("-", Some(Format::Qcow2)).is_err());
         assert!(parse("web01", None).is_err());
         assert_eq!(

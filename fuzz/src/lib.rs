@@ -126,7 +126,11 @@ targets! {
     md targets::volume::md, seal::volumes;
     luks targets::volume::luks, seal::nothing;
     layout targets::layout::parse, seal::everything;
-    qcow2 targets::qcow2::parse, seal::nothing;
+    qcow2 targets::image::qcow2, seal::nothing;
+    vmdk targets::image::vmdk, seal::nothing;
+    vhdx targets::image::vhdx, seal::images;
+    vhd targets::image::vhd, seal::images;
+    vdi targets::image::vdi, seal::nothing;
     map targets::files::map, seal::nothing;
     manifest targets::files::manifest, seal::nothing;
     record targets::files::record, seal::record;

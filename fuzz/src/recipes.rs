@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-use unmoor_images::formats::Format;
+use unmoor_images::formats::{Compression, CreateOptions, Format, create};
 use unmoor_images::layout::analyze;
 use unmoor_images::manifest::{Consistency, DiskRecord, Manifest, MapRecord, hex, write_map};
 use unmoor_images::merkle::Leaves;
@@ -127,6 +127,18 @@ truncate -s 32M r; mke2fs -q -t ext4 -J size=1 -d c r; put r 1; truncate -s 4M s
     by("qcow2", "extended-l2", "qcow2", "qemu-img create -q -f qcow2 -o cluster_size=16384,extended_l2=on disk1 8M; qemu-io -c 'write -P 65 512 3000' -c 'write -z 1M 64k' -c 'write -P 66 5M 20k' disk1"),
     by("qcow2", "snapshot", "qcow2", "qemu-img create -q -f qcow2 -o cluster_size=4096 disk1 2M; qemu-io -c 'write -P 65 0 9000' disk1; qemu-img snapshot -c one disk1; qemu-io -c 'write -P 66 0 5000' disk1"),
     by("qcow2", "backing", "error", "qemu-img create -q -f raw r 1M; qemu-img create -q -f qcow2 -b r -F raw disk1"),
+    by("vmdk", "sparse", "vmdk", "head -c 300000 /dev/zero | tr '\\0' A >r; truncate -s 4M r; qemu-img convert -O vmdk -o zeroed_grain=on r disk1"),
+    by("vmdk", "stream", "vmdk", "head -c 300000 /dev/zero | tr '\\0' A >r; truncate -s 4M r; qemu-img convert -O vmdk -o subformat=streamOptimized r disk1"),
+    here("vmdk", "stream-footer", "vmdk", |at| written(at, Format::Vmdk), "a stream with a footer, as unmoor writes it"),
+    by("vmdk", "flat", "vmdk", "head -c 3000 /dev/zero | tr '\\0' A >r; truncate -s 64K r; qemu-img convert -O vmdk -o subformat=monolithicFlat r disk.vmdk; mv disk.vmdk disk1; mv disk-flat.vmdk disk2"),
+    by("vmdk", "snapshot", "error", "qemu-img create -q -f vmdk b.vmdk 1M; qemu-img create -q -f vmdk -b b.vmdk -F vmdk disk1"),
+    by("vhdx", "dynamic", "vhdx", "head -c 300000 /dev/zero | tr '\\0' A >r; truncate -s 4M r; qemu-img convert -O vhdx -o block_size=1M r disk1"),
+    here("vhdx", "written", "vhdx", |at| written(at, Format::Vhdx), "as unmoor writes it"),
+    here("vhdx", "log", "vhdx", log, "the seed vhdx/dynamic with a log of two entries, a page and zeros, which `qemu-img check -r all` replays"),
+    by("vhd", "dynamic", "vhd", "head -c 300000 /dev/zero | tr '\\0' A >r; truncate -s 4M r; qemu-img convert -O vpc -o subformat=dynamic,force_size=on r disk1"),
+    by("vhd", "fixed", "vhd", "head -c 3000 /dev/zero | tr '\\0' A >r; truncate -s 64K r; qemu-img convert -O vpc -o subformat=fixed,force_size=on r disk1"),
+    by("vdi", "dynamic", "vdi", "head -c 300000 /dev/zero | tr '\\0' A >r; truncate -s 4M r; qemu-img convert -O vdi r disk1"),
+    by("vdi", "static", "vdi", "head -c 3000 /dev/zero | tr '\\0' A >r; truncate -s 64K r; qemu-img convert -O vdi -o static=on r disk1"),
     here("map", "map", "map", |at| drop(map_file(&at.join("disk1"))), "an extent map with all three states and its leaves, by `write_map`"),
     by("initramfs", "plain", "none", "tree; cpio -o -H newc --quiet <names >disk1"),
     by("initramfs", "gzip", "gzip", "tree; cpio -o -H newc --quiet <names | gzip -n9 >disk1"),
@@ -234,6 +246,64 @@ fn md(folder: &Path, place: u64, size: u64) {
     file.set_len(size).unwrap();
     file.write_all_at(&machine.disks[0].peek(place, 4096), place).unwrap();
     shell(folder, "mdadm --examine disk1 | grep -q 'Checksum.*correct'");
+}
+
+/// A disk of 3 MiB with data in two places and zeros, in a format that is written.
+fn written(folder: &Path, format: Format) {
+    let options = CreateOptions {
+        size: 3 << 20,
+        sector_size: 512,
+        compression: Compression::Zstd(1),
+        cluster_size: None,
+    };
+    let sink = create(&folder.join("disk1"), format, &options).unwrap();
+    sink.write_at(&[b'A'; 128 << 10], 0).unwrap();
+    sink.write_at(&[b'B'; 64 << 10], 2 << 20).unwrap();
+    sink.write_zeros(1 << 20, 1 << 20).unwrap();
+    sink.finish().unwrap();
+}
+
+/// Puts entries into the log of the seed vhdx/dynamic ([MS-VHDX], section 2.3.1).
+fn log(folder: &Path) {
+    let seed = crate::seeds::load(Some("vhdx")).into_iter().find(|seed| seed.name == "dynamic").unwrap();
+    let mut machine = Machine::decode(&seed.data);
+    let disk = &mut machine.disks[0];
+    let size = disk.size();
+    let bat =
+        (0..2u64).map(|index| (192 << 10) + 16 + index * 32).find(|at| disk.number(*at, 4) == 0x2dc2_7766);
+    let bat = disk.number(bat.unwrap() + 16, 8);
+    let page = disk.peek(bat, 4096);
+    for (sequence, at) in [(8u64, 1u64 << 20), (9, (1 << 20) + 8192)] {
+        let mut raw = vec![0; 8192];
+        let mut put = |at: usize, bytes: &[u8]| raw[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, b"loge");
+        put(8, &8192u32.to_le_bytes());
+        put(16, &sequence.to_le_bytes());
+        put(24, &2u32.to_le_bytes());
+        put(32, b"the log's guid..");
+        put(48, &size.to_le_bytes());
+        put(56, &size.to_le_bytes());
+        put(64, b"desc");
+        put(68, &page[4092..]);
+        put(72, &page[..8]);
+        put(80, &bat.to_le_bytes());
+        put(88, &sequence.to_le_bytes());
+        put(96, b"zero");
+        put(104, &4096u64.to_le_bytes());
+        put(112, &(size - 8192).to_le_bytes());
+        put(120, &sequence.to_le_bytes());
+        put(4096, b"data");
+        put(4104, &page[8..4092]);
+        put(8188, &(sequence as u32).to_le_bytes());
+        disk.write(at, &raw);
+    }
+    for header in [64 << 10, 128 << 10] {
+        disk.write(header + 48, b"the log's guid..");
+    }
+    crate::seal::images(&mut machine);
+    let path = folder.join("disk1");
+    std::fs::write(&path, machine.disks[0].peek(0, size as usize)).unwrap();
+    shell(folder, "cp disk1 c; qemu-img check -f vhdx -r all c; qemu-img check -f vhdx c");
 }
 
 fn map_file(path: &Path) -> (ExtentMap, Leaves, MapRecord) {

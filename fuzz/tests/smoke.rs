@@ -76,6 +76,10 @@ smoke! {
     damaged_luks_is_survived "luks";
     damaged_whole_disks_are_survived "layout";
     damaged_qcow2_is_survived "qcow2";
+    damaged_vmdk_is_survived "vmdk";
+    damaged_vhdx_is_survived "vhdx";
+    damaged_vhd_is_survived "vhd";
+    damaged_vdi_is_survived "vdi";
     damaged_maps_are_survived "map";
     damaged_manifests_are_survived "manifest";
     damaged_records_are_survived "record";

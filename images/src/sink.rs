@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::Result;
+use crate::{ExtentMap, Result};
 
 /// What a finished sink holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -20,6 +20,13 @@ pub struct Finished {
 pub trait BlockSink: Send + Sync {
     /// Unit of writing in bytes, a power of two: a qcow2's cluster, a device's logical sector.
     fn granule(&self) -> u64;
+
+    /// The copy that follows goes by this map: no call comes for granules that are all hole, and of all other calls the one
+    /// with the lowest address is always under way, so that a sink may let the others wait for it. Without this
+    /// calls come in any order.
+    fn begin(&self, extents: &ExtentMap) {
+        let _ = extents;
+    }
 
     /// Writes data. May encode (compress) in the caller's thread.
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()>;

@@ -129,6 +129,7 @@ fn open(disk: &DiskPlan, options: &Options) -> Result<Open> {
         Target::File { path, format } => {
             let create = CreateOptions {
                 size: disk.size,
+                sector_size: disk.sector_size,
                 compression: options.compression,
                 cluster_size: options.cluster_size,
             };

@@ -68,14 +68,13 @@ impl Image {
     /// A manifest that does not match is an error, not a silent fallback: somebody wrote to the image.
     pub fn open(path: &Path, options: &OpenOptions, monitor: &dyn Monitor) -> Result<Self> {
         overlay::finish_interrupted(path, monitor)?;
-        let format_options =
-            formats::OpenOptions { allow_backing: options.allow_backing, format: options.format };
-        let opened = formats::open(path, &format_options)?;
         let beside = if options.ignore_manifest { None } else { Manifest::beside(path)? };
-        let Some((manifest, index)) = beside else {
-            return Self::without_manifest(path, opened.format, opened.source, opened.warnings, monitor);
-        };
-        let Some(record) = manifest.disks.into_iter().nth(index) else {
+        let record = beside.and_then(|(manifest, index)| manifest.disks.into_iter().nth(index));
+        // A disk's own bytes may look like another format's.
+        let format = options.format.or(record.as_ref().map(|record| record.image_format));
+        let opened =
+            formats::open(path, &formats::OpenOptions { allow_backing: options.allow_backing, format })?;
+        let Some(record) = record else {
             return Self::without_manifest(path, opened.format, opened.source, opened.warnings, monitor);
         };
         let (extents, leaves) = record.read_map(path.parent().unwrap_or(Path::new("")))?;

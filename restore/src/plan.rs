@@ -89,8 +89,8 @@ pub struct Options {
     pub threads: usize,
     /// For image targets that compress.
     pub compression: Compression,
-    /// For image targets with clusters, in bytes.
-    pub cluster_size: u32,
+    /// For image targets with clusters, in bytes; the format's usual one if absent.
+    pub cluster_size: Option<u32>,
 }
 
 impl Default for Options {
@@ -103,7 +103,7 @@ impl Default for Options {
             verify: true,
             threads: 0,
             compression: Compression::Zstd(1),
-            cluster_size: 65536,
+            cluster_size: None,
         }
     }
 }

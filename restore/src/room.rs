@@ -39,7 +39,7 @@ pub fn check(plan: &Plan, options: &Options, monitor: &dyn Monitor) -> Result<()
                 folder.display(),
                 total - free
             );
-            if *format == Format::Raw || options.compression == Compression::None {
+            if !format.compresses() || options.compression == Compression::None {
                 return Err(Error::refused("creating", because).path(path));
             }
             monitor.warn(format!("{because}, unless compression makes up for it"));

@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
     /// Block devices or disk images: the disks of one machine
     #[arg(required = true, num_args = 1.., value_name = "SOURCE")]
     sources: Vec<PathBuf>,
-    /// FILE.qcow2 or FILE.raw, or - for a raw stream on standard output
+    /// FILE.qcow2, .raw, .vmdk or .vhdx, or - for a stream on standard output, raw or --format vmdk
     #[arg(required = true, value_name = "TARGET")]
     target: PathBuf,
     /// Keep every byte, used or not
@@ -79,7 +79,7 @@ enum ReadErrors {
 /// Captures, or shows what would be captured.
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome> {
     let request = arguments.request()?;
-    if request.target == Target::Stream {
+    if matches!(request.target, Target::Stream(_)) {
         terminal.stdout_is_data();
     }
     if arguments.dry_run {
@@ -93,13 +93,12 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
 impl Arguments {
     fn request(&self) -> Result<Request> {
         let target = Target::parse(&self.target, self.image.format.map(Into::into))?;
-        let raw = match &target {
-            Target::Stream => true,
-            Target::Files { format, .. } => *format == unmoor_images::formats::Format::Raw,
+        let compresses = match &target {
+            Target::Stream(format) | Target::Files { format, .. } => format.compresses(),
         };
-        if raw && !matches!(self.image.compress, Effort::None | Effort::Default) {
+        if !compresses && !matches!(self.image.compress, Effort::None | Effort::Default) {
             return Err(Error::new(ErrorKind::Usage, "choosing a compression")
-                .because("a raw image is not compressed: use FILE.qcow2"));
+                .because("raw and VHDX images are not compressed: use FILE.qcow2"));
         }
         Ok(Request {
             sources: self.sources.clone(),
@@ -128,7 +127,7 @@ impl Arguments {
 
 fn dry_run(request: &Request, terminal: &Terminal) -> Result<Outcome> {
     let images = match &request.target {
-        Target::Stream => vec![PathBuf::from("-")],
+        Target::Stream(_) => vec![PathBuf::from("-")],
         Target::Files { path, .. } => {
             let outputs = Outputs::name(path, request.sources.len());
             outputs.check(&request.sources, request.force)?;

@@ -65,7 +65,7 @@ pub(crate) struct Arguments {
     /// The image, or - for a raw disk on standard input; with --disk, any image of the machine, or its manifest
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
-    /// A block device, or FILE.raw or FILE.qcow2, which is created
+    /// A block device, or FILE.raw, .qcow2, .vmdk or .vhdx, which is created
     #[arg(value_name = "TARGET", required_unless_present = "disks", conflicts_with = "disks")]
     target: Option<PathBuf>,
     /// Where a disk goes, by its name, its place (0, 1, ...) or its image's name

@@ -14,6 +14,14 @@ pub(crate) enum FormatName {
     Raw,
     /// QEMU's format, compressed
     Qcow2,
+    /// VMware's format; written as a compressed stream, as OVF has it
+    Vmdk,
+    /// Hyper-V's format, written dynamic
+    Vhdx,
+    /// Virtual PC's format, read only
+    Vhd,
+    /// VirtualBox's format, read only
+    Vdi,
 }
 
 impl From<FormatName> for Format {
@@ -21,6 +29,10 @@ impl From<FormatName> for Format {
         match name {
             FormatName::Raw => Self::Raw,
             FormatName::Qcow2 => Self::Qcow2,
+            FormatName::Vmdk => Self::Vmdk,
+            FormatName::Vhdx => Self::Vhdx,
+            FormatName::Vhd => Self::Vhd,
+            FormatName::Vdi => Self::Vdi,
         }
     }
 }
@@ -52,9 +64,9 @@ pub(crate) struct ImageOptions {
     /// How hard to compress
     #[arg(long, value_enum, default_value = "default", value_name = "EFFORT")]
     pub(crate) compress: Effort,
-    /// Size of a cluster, 512 to 2M, a power of two
-    #[arg(long, value_name = "SIZE", default_value = "64K", value_parser = parse_cluster_size)]
-    pub(crate) cluster_size: u32,
+    /// Size of a cluster, a power of two: qcow2 512 to 2M (64K if absent), vhdx 1M to 256M
+    #[arg(long, value_name = "SIZE", value_parser = parse_cluster_size)]
+    pub(crate) cluster_size: Option<u32>,
 }
 
 impl ImageOptions {
@@ -73,8 +85,8 @@ impl ImageOptions {
 fn parse_cluster_size(text: &str) -> Result<u32, String> {
     let size = parse_size(text)?;
     match u32::try_from(size) {
-        Ok(size) if size.is_power_of_two() && (512..=2 << 20).contains(&size) => Ok(size),
-        _ => Err("clusters have 512 bytes to 2 MiB, a power of two".to_owned()),
+        Ok(size) if size.is_power_of_two() && (512..=256 << 20).contains(&size) => Ok(size),
+        _ => Err("clusters have 512 bytes to 256 MiB, a power of two".to_owned()),
     }
 }
 

@@ -25,7 +25,6 @@ use unmoor_convert::inspection::Inspection;
 use unmoor_convert::plan::{Plan, Severity};
 use unmoor_convert::request::Request;
 use unmoor_images::adapt::Resized;
-use unmoor_images::formats::Format;
 use unmoor_images::manifest::{MachineFacts, Manifest};
 use unmoor_images::overlay::{self, About, Overlays, Target};
 use unmoor_images::{BlockSource, Error, ErrorKind, Monitor, Result, ResultExt};
@@ -233,10 +232,7 @@ impl Fitter {
         }
         let disks = self.targets.iter().map(|target| appliance::Disk {
             path: target.image.clone(),
-            format: match target.format {
-                Format::Raw => "raw",
-                Format::Qcow2 => "qcow2",
-            },
+            format: target.format.qemu_name(),
             read_only: true,
             sector_size: target.sector_size,
         });

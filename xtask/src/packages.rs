@@ -58,6 +58,7 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("systemd", &[Need::Tests]),
     ("python3-yaml", &[Need::Tests]),
     ("user-mode-linux", &[Need::Tests]),
+    ("libvhdi-utils", &[Need::Tests]),
     ("partclone", &[Need::Tests, Need::Bench]),
     ("zstd", &[Need::Tests, Need::Bench]),
     ("virt-v2v", &[Need::Bench]),

@@ -5,6 +5,7 @@
 
 mod btrfs;
 mod ext;
+mod images;
 mod small;
 mod tables;
 mod volumes;
@@ -67,7 +68,12 @@ pub fn volumes(machine: &mut Machine) {
     each(machine, volumes::seal);
 }
 
-/// All of these, on whole disks and in partitions.
+/// VHDX and VHD.
+pub fn images(machine: &mut Machine) {
+    each(machine, images::seal);
+}
+
+/// All but the last of these, on whole disks and in partitions.
 pub fn everything(machine: &mut Machine) {
     for disk in &mut machine.disks {
         let size = disk.size();

@@ -4,10 +4,10 @@
 pub(crate) mod files;
 pub(crate) mod filesystem;
 pub(crate) mod guest;
+pub(crate) mod image;
 pub(crate) mod initramfs;
 pub(crate) mod layout;
 pub(crate) mod partition;
-pub(crate) mod qcow2;
 pub(crate) mod volume;
 
 use std::ops::Range;

@@ -61,6 +61,7 @@ pub fn copy(
         last_report: Mutex::new(Instant::now()),
     };
     let slab = lock(&shared.cursor).slab();
+    sink.begin(&extents);
     let mut pairs = Vec::new();
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..options.worker_count())

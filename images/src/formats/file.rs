@@ -26,6 +26,14 @@ pub(super) fn len(mut file: &File) -> Result<u64> {
     file.seek(SeekFrom::End(0)).doing(|| "finding the end of a file")
 }
 
+/// Random bytes, for identifiers.
+pub(super) fn random<const N: usize>() -> Result<[u8; N]> {
+    use std::io::Read;
+    let mut raw = [0; N];
+    let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut raw));
+    read.doing(|| "reading /dev/urandom").map(|()| raw)
+}
+
 /// Says that `file` will be read from front to back, so that the kernel reads further ahead. A hint only.
 pub(super) fn advise_sequential(file: &File) {
     let _ = nix::fcntl::posix_fadvise(file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);

@@ -23,7 +23,8 @@ impl Patcher {
     ///
     /// # Errors
     ///
-    /// `Refused` for a qcow2 that cannot be changed here: subclusters, backing and data files, dirty bitmaps.
+    /// `Refused` for a qcow2 that cannot be changed here (subclusters, backing and data files, dirty bitmaps), and for
+    /// formats other than raw and qcow2.
     pub fn open(path: &Path, format: Format, repair: bool) -> Result<Self> {
         Ok(Self(match format {
             Format::Raw => {
@@ -33,6 +34,15 @@ impl Patcher {
                 Kind::Raw { file, size }
             }
             Format::Qcow2 => Kind::Qcow2(Box::new(qcow2::Qcow2Patcher::open(path, repair)?)),
+            Format::Vmdk | Format::Vhdx | Format::Vhd | Format::Vdi => {
+                let reason = format!(
+                    "{} images are not changed in place; make a qcow2 of it first: unmoor capture {1} {2}",
+                    format.name(),
+                    path.display(),
+                    path.with_extension("qcow2").display()
+                );
+                return Err(Error::refused("changing", reason).path(path));
+            }
         }))
     }
 

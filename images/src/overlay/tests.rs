@@ -42,7 +42,12 @@ fn images(folder: &Path, formats: &[Format]) -> Vec<Target> {
     for (index, &format) in formats.iter().enumerate() {
         let extension = if format == Format::Raw { "raw" } else { "qcow2" };
         let image = folder.join(format!("m.disk{index}.{extension}"));
-        let options = CreateOptions { size: SIZE, compression: Compression::Zstd(1), cluster_size: 65536 };
+        let options = CreateOptions {
+            size: SIZE,
+            sector_size: 512,
+            compression: Compression::Zstd(1),
+            cluster_size: None,
+        };
         let sink = formats::create(&image, format, &options).unwrap();
         let mut used = RangeSet::of(0..SIZE / 4);
         used.insert(SIZE / 2..SIZE);

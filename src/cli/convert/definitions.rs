@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use unmoor_convert::plan::Plan;
 use unmoor_convert::target::{Definition, Disk, shell};
-use unmoor_images::formats::Format;
 use unmoor_images::manifest::{Manifest, write_durably};
 use unmoor_images::overlay::Target;
 use unmoor_images::{Error, Result, ResultExt};
@@ -63,10 +62,7 @@ pub(super) fn of(plan: &Plan, targets: &[Target], manifest: Option<&Manifest>) -
         let record = manifest.and_then(|manifest| manifest.disks.iter().find(|disk| disk.image == file));
         disks.push(Disk {
             path: std::path::absolute(&target.image).doing(|| "finding the image's folder")?,
-            format: match target.format {
-                Format::Raw => "raw".to_owned(),
-                Format::Qcow2 => "qcow2".to_owned(),
-            },
+            format: target.format.qemu_name().to_owned(),
             sector_size: record.map_or(512, |record| record.sector_size),
         });
     }

@@ -11,7 +11,7 @@ use unmoor_images::formats::Format;
 use unmoor_images::layout::{self, Content, Hibernated};
 use unmoor_images::manifest::DiskFacts;
 use unmoor_images::monitor::Silent;
-use unmoor_images::{BlockSource, Error, ErrorKind, Monitor, Result};
+use unmoor_images::{BlockSource, Error, ErrorKind, Monitor, Result, ResultExt};
 use unmoor_restore::plan::Target;
 use unmoor_restore::target::{is_partition, is_read_only};
 
@@ -46,8 +46,9 @@ fn file(path: &Path, arguments: &Arguments) -> Result<Target> {
     let format = format.ok_or_else(|| {
         Error::new(ErrorKind::Usage, "choosing a format for")
             .path(path)
-            .because("its name ends in neither .qcow2 nor .raw: rename it, or give --format")
+            .because("its name ends in none of .qcow2, .raw, .vmdk and .vhdx: rename it, or give --format")
     })?;
+    format.check_written().doing(|| format!("creating {}", path.display()))?;
     Ok(Target::File { path: path.to_owned(), format })
 }
 

@@ -88,6 +88,7 @@ fn open_backing(
             let ImageFile { file, .. } = open_file(path, above)?;
             Ok(Box::new(RawSource::from_file(file)?))
         }
+        other => Err(Error::unsupported("opening", format!("its format is {}", other.name())).path(path)),
     }
 }
 

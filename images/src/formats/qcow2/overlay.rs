@@ -39,10 +39,7 @@ impl Overlay {
     /// Creates `path`, which must not exist, over the image `backing`. The disk's size is rounded up to sectors.
     pub fn create(path: &Path, backing: &Path, format: Format, size: u64) -> Result<()> {
         let name = name_of(path, backing)?;
-        let format = match format {
-            Format::Raw => "raw",
-            Format::Qcow2 => "qcow2",
-        };
+        let format = format.qemu_name();
         let size = size.next_multiple_of(512);
         let l1_entries = size.div_ceil(CLUSTER * CLUSTER / 8).max(1);
         if l1_entries * 8 > L1_MOST {

@@ -21,6 +21,8 @@ use crate::{BlockSink, Error, ErrorKind, Result, ResultExt};
 
 /// Bytes of a call that are encoded and placed at a time.
 const BATCH: usize = 2 << 20;
+/// Bytes of a usual cluster.
+const CLUSTER: u32 = 64 << 10;
 /// Bytes of the header with the compression type.
 const HEADER: u32 = 112;
 /// Incompatible feature bit 3: the header names a compression type other than zlib.
@@ -42,7 +44,7 @@ pub struct Qcow2Sink {
 impl Qcow2Sink {
     /// Creates `path`, which must not exist.
     pub fn create(path: &Path, options: &CreateOptions) -> Result<Self> {
-        let cluster = options.cluster_size;
+        let cluster = options.cluster_size.unwrap_or(CLUSTER);
         if !cluster.is_power_of_two() || !(512..=2 << 20).contains(&cluster) {
             return Err(Error::new(ErrorKind::Usage, "creating a qcow2 image")
                 .because("the cluster size is not a power of two of 512 bytes to 2 MiB"));

@@ -297,7 +297,8 @@ fn tables_that_were_written_out_are_read_back_when_they_are_touched_again() {
     let room = Room::new(1 << 20, 8);
     let image = room.path("many.qcow2");
     let size = 2u64 << 30;
-    let options = CreateOptions { size, compression: Compression::Zstd(1), cluster_size: 512 };
+    let options =
+        CreateOptions { size, sector_size: 512, compression: Compression::Zstd(1), cluster_size: Some(512) };
     let sink = create(&image, Format::Qcow2, &options).unwrap();
     let mut want = std::collections::BTreeMap::new();
     for pass in 0..2u64 {

@@ -142,7 +142,8 @@ fn our_own_compressed_images_are_patched_and_empty_ranges_get_tables() {
     let room = Room::new(2 << 20, 5);
     let path = room.path("own.qcow2");
     let size = 3u64 << 30;
-    let options = CreateOptions { size, compression: Compression::Zstd(1), cluster_size: 65536 };
+    let options =
+        CreateOptions { size, sector_size: 512, compression: Compression::Zstd(1), cluster_size: None };
     let sink = create(&path, Format::Qcow2, &options).unwrap();
     sink.write_at(&room.disk, 1 << 30).unwrap();
     sink.finish().unwrap();

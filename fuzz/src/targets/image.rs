@@ -11,29 +11,54 @@ use crate::random::Random;
 /// A map of more extents than this is not walked to its end.
 const MOST_EXTENTS: usize = 2000;
 
-pub(crate) fn parse(machine: &Machine) -> Answer {
+pub(crate) fn qcow2(machine: &Machine) -> Answer {
+    parse(machine, Format::Qcow2)
+}
+
+pub(crate) fn vmdk(machine: &Machine) -> Answer {
+    parse(machine, Format::Vmdk)
+}
+
+pub(crate) fn vhdx(machine: &Machine) -> Answer {
+    parse(machine, Format::Vhdx)
+}
+
+pub(crate) fn vhd(machine: &Machine) -> Answer {
+    parse(machine, Format::Vhd)
+}
+
+pub(crate) fn vdi(machine: &Machine) -> Answer {
+    parse(machine, Format::Vdi)
+}
+
+/// The first disk is the image, the second one a file beside it that a VMDK's descriptor may name.
+fn parse(machine: &Machine, format: Format) -> Answer {
     let folder = folder();
-    let path = folder.path().join("image");
+    let path = folder.path().join("disk.vmdk");
     file_of(machine.first(), &path);
-    let options = OpenOptions { allow_backing: false, format: Some(Format::Qcow2) };
-    match open(&path, &options) {
+    if let Some(beside) = machine.disks.get(1) {
+        file_of(beside, &folder.path().join("disk-flat.vmdk"));
+    }
+    // The folder's name is another each time.
+    let told = |error: &Error| error.chain().replace(&*folder.path().to_string_lossy(), "folder");
+    let name = format.name().to_lowercase();
+    match open(&path, &OpenOptions { allow_backing: false, format: Some(format) }) {
         Err(error) => {
-            check_error(&error, &[ErrorKind::Refused]);
-            // The folder's name is another each time.
-            let details = error.chain().replace(&*path.to_string_lossy(), "image");
-            Answer { summary: "error".into(), details }
+            // A file that a descriptor names need not be there.
+            check_error(&error, &[ErrorKind::Refused, ErrorKind::Io]);
+            Answer { summary: "error".into(), details: told(&error) }
         }
         Ok(opened) => {
             check_warnings(&opened.warnings);
             let (summary, details) = match read(&*opened.source, machine.choices) {
-                Ok(details) => ("qcow2", details),
+                Ok(details) => (name, details),
                 Err(error) => {
                     // What a short file does not hold is the operating system's error.
                     check_error(&error, &[ErrorKind::Io]);
-                    ("qcow2 broken", error.chain().replace(&*path.to_string_lossy(), "image"))
+                    (format!("{name} broken"), told(&error))
                 }
             };
-            Answer { summary: summary.into(), details: format!("{:?} {details}", opened.warnings) }
+            Answer { summary, details: format!("{:?} {details}", opened.warnings) }
         }
     }
 }
