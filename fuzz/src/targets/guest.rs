@@ -227,19 +227,14 @@ fn guest(machine: &Machine, paths: &[&str]) -> Answer {
     assert!(found.boot.entries.len() <= 1000 && found.network.interfaces.len() <= 1000);
     assert!(found.boot.entries.iter().filter(|entry| entry.default).count() <= 1);
     let mut draft = Draft::new(&files);
-    let summary = |plan: &str| {
-        let (entries, fstab, interfaces) =
-            (found.boot.entries.len(), found.fstab.len(), found.network.interfaces.len());
-        format!("{entries} entries, {fstab} mounts, {interfaces} interfaces, {plan}")
-    };
     if let Err(error) = rules::plan(&mut draft, &found, &devices, &request(machine.choices)) {
         check_error(&error, &[ErrorKind::Refused]);
-        return Answer::new(summary("refused"), error.chain());
+        return Answer::new("refused", error.chain());
     }
     let plan = draft.finish();
     check_plan(&plan);
     let text = plan.show(&files).expect("a plan can be shown");
-    Answer::new(summary(&format!("{} edits", plan.edits.len())), (found, text))
+    Answer::new("guest", (found, text))
 }
 
 /// It can be saved and is then the same, and leaves no file of the guest but within it.
@@ -301,7 +296,7 @@ pub(crate) fn sections(machine: &Machine) -> Answer {
             assert!(image.sections.iter().all(|section| section.range.end <= file.len()));
             let texts: Vec<_> =
                 [".cmdline", ".osrel", ".uname"].iter().map(|name| image.text(&file, name)).collect();
-            Answer::new(format!("{} sections", image.sections.len()), (image.sections, image.signed, texts))
+            Answer::new("image", (image.sections, image.signed, texts))
         }
         Err(error) => Answer::error(&error),
     }
