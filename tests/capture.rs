@@ -81,6 +81,10 @@ fn every_way_of_writing_holds_the_same_disk() {
         ("d.qcow2", &["--compress", "auto"]),
         ("e.raw", &[]),
         ("f.img", &["--format", "qcow2"]),
+        ("g.vmdk", &[]),
+        ("h.vmdk", &["--compress", "best"]),
+        ("i.vhdx", &[]),
+        ("j.vhdx", &["--cluster-size", "2M"]),
     ];
     let mut roots = Vec::new();
     for (name, options) in ways {
@@ -92,6 +96,19 @@ fn every_way_of_writing_holds_the_same_disk() {
         run(&["verify", text(&image)]).expect(0);
     }
     assert!(roots.iter().all(|root| *root == roots[0]), "{roots:?}");
+    for (one, other) in
+        [("a.qcow2", "g.vmdk"), ("a.qcow2", "h.vmdk"), ("a.qcow2", "i.vhdx"), ("a.qcow2", "j.vhdx")]
+    {
+        let (one, other) = (scene.path(one), scene.path(other));
+        tool("qemu-utils", "qemu-img", &["compare", text(&one), text(&other)]).expect(0);
+        // Neither is changed in place.
+        let refused = run(&["convert", "--profile", "kvm", text(&other)]).expect(3);
+        assert!(refused.stderr.contains("qcow2"), "{}", refused.stderr);
+    }
+    for name in ["k.vhd", "l.vdi"] {
+        let refused = run(&["capture", text(&disk), text(&scene.path(name))]).expect(2);
+        assert!(refused.stderr.contains("read, not written"), "{}", refused.stderr);
+    }
     // A captured image captured again is the same disk.
     let (first, again) = (scene.path("a.qcow2"), scene.path("again.qcow2"));
     run(&["capture", text(&first), text(&again)]).expect(0);
@@ -112,6 +129,11 @@ fn all_bytes_are_kept_on_request_and_go_through_a_pipe() {
     fs::write(&used, &output.stdout).unwrap();
     tool("e2fsprogs", "e2fsck", &["-fn", text(&used)]).expect(0);
     assert!(String::from_utf8_lossy(&output.stderr).contains("\"event\":\"result\""));
+
+    let output = unmoor().args(["capture", "--format", "vmdk", text(&disk), "-"]).output().unwrap();
+    let stream = scene.path("stream.vmdk");
+    fs::write(&stream, &output.stdout).unwrap();
+    tool("qemu-utils", "qemu-img", &["compare", text(&used), text(&stream)]).expect(0);
 
     let mut child =
         unmoor().args(["capture", "--all", text(&disk), "-"]).stdout(Stdio::piped()).spawn().unwrap();

@@ -94,6 +94,9 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
         overlay::finish_interrupted(image, terminal)?;
     }
     let targets = arguments.targets()?;
+    if !arguments.dry_run {
+        targets.iter().try_for_each(|target| formats::check_changed(&target.image, target.format))?;
+    }
     let manifest = arguments.manifest()?;
     let keys = arguments.fit.keys()?;
     let place = if arguments.direct { Where::Direct } else { Where::Appliance(arguments.rescue.clone()) };

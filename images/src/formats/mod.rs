@@ -22,7 +22,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use aligned::{ALIGNMENT, AlignedBuffer};
-pub use patch::Patcher;
+pub use patch::{Patcher, check_changed};
 
 use crate::{BlockSink, BlockSource, Error, ErrorKind, Result, ResultExt};
 

@@ -18,6 +18,24 @@ enum Kind {
     Qcow2(Box<qcow2::Qcow2Patcher>),
 }
 
+/// Refuses an image of a format that is not changed in place, before anything else is done.
+pub fn check_changed(path: &Path, format: Format) -> Result<()> {
+    match format {
+        Format::Raw | Format::Qcow2 => Ok(()),
+        Format::Vmdk | Format::Vhdx | Format::Vhd | Format::Vdi => Err(refused(path, format)),
+    }
+}
+
+fn refused(path: &Path, format: Format) -> Error {
+    let reason = format!(
+        "{} images are not changed in place; make a qcow2 of it first: unmoor capture {} {}",
+        format.name(),
+        path.display(),
+        path.with_extension("qcow2").display()
+    );
+    Error::refused("changing", reason).path(path)
+}
+
 impl Patcher {
     /// Opens the image at `path`. `repair` is for an image whose last patching was interrupted.
     ///
@@ -34,15 +52,7 @@ impl Patcher {
                 Kind::Raw { file, size }
             }
             Format::Qcow2 => Kind::Qcow2(Box::new(qcow2::Qcow2Patcher::open(path, repair)?)),
-            Format::Vmdk | Format::Vhdx | Format::Vhd | Format::Vdi => {
-                let reason = format!(
-                    "{} images are not changed in place; make a qcow2 of it first: unmoor capture {1} {2}",
-                    format.name(),
-                    path.display(),
-                    path.with_extension("qcow2").display()
-                );
-                return Err(Error::refused("changing", reason).path(path));
-            }
+            Format::Vmdk | Format::Vhdx | Format::Vhd | Format::Vdi => return Err(refused(path, format)),
         }))
     }
 

@@ -35,9 +35,10 @@ impl Output {
         };
         let mut rest = data;
         while !rest.is_empty() {
-            let room = segment.get_mut(*used..).unwrap_or_default();
-            let (now, later) = rest.split_at(rest.len().min(room.len()));
-            room.iter_mut().zip(now).for_each(|(to, from)| *to = *from);
+            let (now, later) = rest.split_at(rest.len().min(SEGMENT - *used));
+            if let Some(room) = segment.get_mut(*used..*used + now.len()) {
+                room.copy_from_slice(now);
+            }
             *used += now.len();
             rest = later;
             if *used == SEGMENT {
