@@ -38,6 +38,7 @@ pub(super) fn plan(
 ) -> Result<()> {
     matches::plan(draft, inspection, nics)?;
     names::plan(draft, inspection, request, nics)?;
+    draft.capabilities().nic_addresses = request.hardware.nics.iter().map(|nic| nic.mac.clone()).collect();
     cloud_init(draft)
 }
 
