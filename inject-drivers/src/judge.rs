@@ -6,7 +6,7 @@
 //! bus that works is enough; the machine's definition is derived from the capabilities.
 
 use unmoor_convert::plan::{Draft, Severity};
-use unmoor_convert::request::{Purpose, Request};
+use unmoor_convert::request::{Part, Purpose, Request};
 
 use crate::fit::{Fit, Trouble};
 use crate::loading::Loading;
@@ -97,6 +97,12 @@ fn lack(fit: &Fit, driven: &Driven) -> Option<String> {
     (!without.is_empty()).then(|| format!("lacks the file of {}", without.join(", ")))
 }
 
+/// Whether disks hang on this part; else it is a disk on whichever controller, of which a driver for the disk says nothing.
+fn is_controller(part: &Part) -> bool {
+    let hangs = ["scsi:", "virtio:", "mmc:"].iter().any(|bus| part.modalias.starts_with(bus));
+    part.purpose == Purpose::Disk && !hangs
+}
+
 fn disk(draft: &mut Draft, request: &Request, fits: &[Fit], index: usize) {
     let lacking: Vec<(&Fit, &Driven, String)> = fits
         .iter()
@@ -112,9 +118,9 @@ fn disk(draft: &mut Draft, request: &Request, fits: &[Fit], index: usize) {
     // In a virtual machine the disk can be on another bus.
     let other_bus = request.hardware.hypervisor.is_some()
         && fits.iter().filter(|fit| fit.is_default).any(|fit| {
-            fit.parts.iter().any(|other| {
-                other.part.purpose == Purpose::Disk && other.part.certain && lack(fit, other).is_none()
-            })
+            fit.parts
+                .iter()
+                .any(|other| is_controller(&other.part) && other.part.certain && lack(fit, other).is_none())
         });
     let kernels: Vec<&str> = lacking.iter().map(|(fit, _, _)| fit.release.as_str()).collect();
     let name = if part.name.is_empty() {

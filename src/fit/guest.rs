@@ -189,6 +189,10 @@ fn others(
         let point = line.mountpoint.trim_end_matches('/');
         // What was planned through our own readers saw all that fstab mounts.
         let all = point.len() > 1 && !matches!(action, Action::Plan(_));
+        // Swap is mounted at "none".
+        if !point.starts_with('/') {
+            continue;
+        }
         let wanted = all
             || MOUNTS.iter().any(|wanted| {
                 point == *wanted || point.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('/'))

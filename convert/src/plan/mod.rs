@@ -184,6 +184,10 @@ pub struct Capabilities {
     pub virtio_modern: bool,
     /// "x86-64-v2".
     pub cpu_baseline: Option<String>,
+    /// The new machine's adapters in order, each with the hardware address that the guest knows it by, where one was told; empty
+    /// where nothing was told of adapters.
+    #[serde(default)]
+    pub nic_addresses: Vec<Option<String>>,
 }
 
 /// A file that the initramfs of every bootable kernel is to hold too, because udev and LVM there decide first. It goes into the

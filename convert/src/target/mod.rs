@@ -124,7 +124,13 @@ impl Definition {
         let model = capabilities.nic_models.first().map_or("e1000", String::as_str);
         let nic = |mac: Option<String>| Nic { model: model.to_owned(), mac };
         let known = facts.map(|facts| facts.nics.as_slice()).unwrap_or_default();
-        let mut nics: Vec<Nic> = known.iter().map(|nic| nic.mac.clone()).map(nic).collect();
+        // By addresses that were told the guest was made to know its adapters, else by those that it had.
+        let told = &capabilities.nic_addresses;
+        let mut nics: Vec<Nic> = if told.iter().any(Option::is_some) {
+            told.iter().cloned().map(nic).collect()
+        } else {
+            known.iter().map(|old| old.mac.clone()).map(nic).collect()
+        };
         if nics.is_empty() {
             nics.push(nic(None));
         }

@@ -130,6 +130,24 @@ fn words_reach_a_program_through_a_shell_as_they_are() {
 }
 
 #[test]
+fn an_address_that_was_told_is_that_of_the_adapter() {
+    let facts = MachineFacts {
+        nics: vec![NicFacts { mac: Some("52:54:00:12:34:56".into()), ..NicFacts::default() }],
+        ..MachineFacts::default()
+    };
+    let macs = |told: Vec<Option<String>>| -> Vec<Option<String>> {
+        let capabilities = Capabilities { nic_addresses: told, ..Capabilities::default() };
+        let definition = Definition::new("", &capabilities, Some(&facts), Vec::new());
+        definition.nics.into_iter().map(|nic| nic.mac).collect()
+    };
+    let told = vec![Some("02:00:00:00:00:0a".to_owned()), None];
+    assert_eq!(macs(told.clone()), told);
+    for untold in [Vec::new(), vec![None]] {
+        assert_eq!(macs(untold), [Some("52:54:00:12:34:56".to_owned())]);
+    }
+}
+
+#[test]
 fn nothing_known_makes_a_machine_all_the_same() {
     let definition = Definition::new("", &Capabilities::default(), None, Vec::new());
     assert_eq!((definition.name.as_str(), definition.bus, definition.cpus), ("guest", Bus::Ahci, 1));

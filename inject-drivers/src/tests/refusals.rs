@@ -68,6 +68,18 @@ fn a_hypervisor_with_another_bus_that_works_is_no_refusal() {
 }
 
 #[test]
+fn a_driver_for_disks_on_a_controller_is_no_other_bus() {
+    let phony = Phony::new(Style::Udev);
+    phony.modules(NEW, &["megaraid_sas"]);
+    phony.modules(OLD, &["megaraid_sas"]);
+    let mut hardware =
+        request(vec![part(MEGASAS, Purpose::Disk, true), part("scsi:t-0x00", Purpose::Disk, true)]);
+    hardware.hardware.hypervisor = Some("kvm".to_owned());
+    let errors = findings(&phony.plan(&hardware), Severity::Error);
+    assert!(errors.len() == 1 && errors[0].contains(MEGASAS), "{errors:?}");
+}
+
+#[test]
 fn a_network_adapter_without_a_driver_is_a_warning() {
     let phony = Phony::new(Style::Udev);
     let plan =

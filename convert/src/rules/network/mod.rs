@@ -39,6 +39,7 @@ pub(super) fn plan(
 ) -> Result<()> {
     matches::plan(draft, inspection, request, nics)?;
     names::plan(draft, inspection, request, nics)?;
+    draft.capabilities().nic_addresses = request.hardware.nics.iter().map(|nic| nic.mac.clone()).collect();
     cloud_init(draft)
 }
 

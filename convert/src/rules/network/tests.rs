@@ -45,6 +45,7 @@ fn one_adapter_keeps_its_name_by_its_new_address_in_the_initramfs_too() {
     assert_eq!(outcome.text(path), wanted);
     assert_eq!(outcome.initramfs[path], wanted);
     assert_eq!(outcome.files.len(), 1);
+    assert_eq!(outcome.plan.capabilities.nic_addresses, [Some("02:00:00:00:00:0A".to_owned())]);
     assert_eq!(outcome.finding("ens3 becomes adapter 1").severity, Severity::Note);
 }
 
