@@ -134,4 +134,7 @@ targets! {
     modules targets::initramfs::indexes, seal::nothing;
     module targets::initramfs::object, seal::nothing;
     uki targets::initramfs::unified, seal::nothing;
+    nbd targets::nbd::session, seal::nothing;
+    overlay targets::nbd::overlay, seal::overlay;
+    order targets::nbd::order, seal::order;
 }

@@ -83,6 +83,9 @@ smoke! {
     damaged_module_indexes_are_survived "modules";
     damaged_modules_are_survived "module";
     damaged_unified_kernel_images_are_survived "uki";
+    what_broken_clients_say_is_survived "nbd";
+    damaged_bitmaps_of_overlays_are_survived "overlay";
+    damaged_orders_of_boots_are_survived "order";
 }
 
 #[test]

@@ -71,6 +71,11 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("systemd-boot-efi", &[Need::Tests]),
     ("sbsigntool", &[Need::Tests]),
     ("openssl", &[Need::Tests]),
+    ("libnbd-bin", &[Need::Tests]),
+    ("python3-libnbd", &[Need::Tests]),
+    ("nbd-client", &[Need::Tests]),
+    ("fio", &[Need::Tests]),
+    ("iproute2", &[Need::Tests]),
 ];
 
 /// Installs what is missing for `needs`, saying what. Does nothing, quietly, when nothing is missing.

@@ -5,6 +5,7 @@ pub(crate) mod files;
 pub(crate) mod filesystem;
 pub(crate) mod initramfs;
 pub(crate) mod layout;
+pub(crate) mod nbd;
 pub(crate) mod partition;
 pub(crate) mod qcow2;
 pub(crate) mod volume;
