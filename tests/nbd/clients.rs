@@ -107,7 +107,14 @@ assert h.get_protocol() == "newstyle-fixed" and h.get_structured_replies_negotia
 # Any alignment, over borders of pieces, data and zeros.
 for offset, count in [(0, 1), (1, 511), ((3 << 20) - 7, 14), ((9 << 20) - 100000, 300001), (size - 1, 1), (0, size)]:
     assert h.pread(count, offset) == disk[offset:offset + count], (offset, count)
-assert h.pread(1 << 20, 5, nbd.CMD_FLAG_DF) == disk[5:5 + (1 << 20)]
+chunks = []
+def chunk(part, offset, status, error):
+    chunks.append((bytes(part), offset, status))
+assert h.pread_structured(5 << 20, 5, chunk, nbd.CMD_FLAG_DF) == disk[5:5 + (5 << 20)]
+assert [(offset, status) for part, offset, status in chunks] == [(5, nbd.READ_DATA)], "in one chunk"
+chunks.clear()
+h.pread_structured(8 << 20, 2 << 20, chunk)
+assert nbd.READ_HOLE in [status for part, offset, status in chunks], "zeros are not sent"
 h.cache(1 << 20, 0)
 h.flush()
 # What is wrong fails with its own error, and the connection goes on.

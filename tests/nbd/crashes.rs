@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::common::Scene;
-use crate::support::{Server, images, path};
+use crate::support::{PYTHON, Server, images, path};
 
 /// Kills of the server.
 const ROUNDS: usize = 20;
@@ -51,7 +51,7 @@ fn what_was_flushed_survives_twenty_kills_of_the_server() {
             arguments.push("--hydrate");
         }
         let server = Server::start(&scene, &arguments);
-        let mut writer = Command::new("/usr/bin/python3")
+        let mut writer = Command::new(PYTHON)
             .args(["-c", WRITER, server.uri(), &next.to_string(), &round.to_string()])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

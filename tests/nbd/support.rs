@@ -120,13 +120,14 @@ pub(crate) fn qemu_img(arguments: &[&str]) -> Run {
     tool("qemu-utils", "qemu-img", arguments)
 }
 
-/// Runs a script of libnbd's Python binding; `h` is connected to `uri` unless that is empty.
+/// The distribution's Python, for which libnbd's binding is packaged; another one may come first in PATH.
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
+
+/// Runs a script in nbdsh, libnbd's Python shell; `h` is connected to `uri`.
 #[track_caller]
 pub(crate) fn nbdsh(uri: &str, script: &str) -> Run {
-    let mut command = Command::new("nbdsh");
-    if !uri.is_empty() {
-        command.args(["--base-allocation", "-u", uri]);
-    }
-    let output = command.args(["-c", script]).output();
+    let mut command = Command::new(PYTHON);
+    command.args(["-m", "nbd", "--base-allocation", "-u", uri, "-c", script]);
+    let output = command.output();
     output.unwrap_or_else(|error| panic!("this test needs nbdsh (package python3-libnbd): {error}")).into()
 }
