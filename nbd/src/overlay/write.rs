@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What changes an overlay: writes, zeros, discards.
 
+use std::ops::Range;
+
 use unmoor_images::source::check_range;
 use unmoor_images::{Error, Result};
 
@@ -119,12 +121,7 @@ impl Overlay<'_> {
     }
 
     /// A range as a part of a granule, whole granules, and a part of a granule, all of which may be empty.
-    #[expect(clippy::type_complexity, reason = "three ranges are what it says")]
-    fn granules(
-        &self,
-        offset: u64,
-        len: u64,
-    ) -> Result<(std::ops::Range<u64>, std::ops::Range<u64>, std::ops::Range<u64>)> {
+    fn granules(&self, offset: u64, len: u64) -> Result<(Range<u64>, Range<u64>, Range<u64>)> {
         let end = match offset.checked_add(len) {
             Some(end) if end <= self.size => end,
             _ => return Err(Error::malformed("zeroing a range", "it ends behind the disk").at(offset)),

@@ -233,7 +233,7 @@ impl Haggling<'_> {
                 info::NAME => self.reply(option, rep::INFO, &text(kind, &export.name))?,
                 info::DESCRIPTION => self.reply(option, rep::INFO, &text(kind, &export.description))?,
                 info::BLOCK_SIZE => {
-                    self.reply(option, rep::INFO, &put![kind, 1u32, PREFERRED, MAX_PAYLOAD])?
+                    self.reply(option, rep::INFO, &put![kind, 1u32, PREFERRED, MAX_PAYLOAD])?;
                 }
                 _ => {}
             }
