@@ -148,4 +148,7 @@ targets! {
     volumes targets::guest::volumes, seal::nothing;
     variables targets::guest::variables, seal::nothing;
     sections targets::guest::sections, seal::nothing;
+    nbd targets::nbd::session, seal::nothing;
+    overlay targets::nbd::overlay, seal::overlay;
+    order targets::nbd::order, seal::order;
 }

@@ -166,6 +166,11 @@ printf 'softdep a pre: e fs-x post: c_d\nsoftdep e pre: a\n' >disk3; mkdir -p r/
     by("sections", "stub", "image", "printf 'linux' >l; printf 'initrd' >i; printf 'root=UUID=x quiet\\0' >c; printf '6.1.0-32-amd64' >u; objcopy --add-section .cmdline=c --change-section-vma .cmdline=0x1000000 --add-section .uname=u --change-section-vma .uname=0x1080000 --add-section .linux=l --change-section-vma .linux=0x1100000 --add-section .initrd=i --change-section-vma .initrd=0x1200000 -R .text -R .rodata -R .data -R .rela /usr/lib/systemd/boot/efi/linuxx64.efi.stub disk1"),
     here("manifest", "manifest", "manifest", manifest, "the manifest of the seed layout/gpt"),
     here("record", "record", "record", record, "the record of a restore with a change, and its map"),
+    here("nbd", "structured", "session", |at| std::fs::write(at.join("disk1"), conversation(true)).unwrap(), "a client's whole conversation: options as libnbd sends them, then a request of each kind"),
+    here("nbd", "simple", "session", |at| std::fs::write(at.join("disk1"), conversation(false)).unwrap(), "the same by EXPORT_NAME, without structured replies"),
+    here("overlay", "partial", "overlay", |at| overlay(at, false), "the bitmap of an overlay with some writes, by `Overlay`"),
+    here("overlay", "complete", "overlay", |at| overlay(at, true), "the same, hydrated"),
+    here("order", "order", "order", |at| std::fs::write(at.join("disk1"), order()).unwrap(), "the order of a boot, by `Order::encode`"),
     kept("record", "endless", "error", "a sparse file of gigabytes as record, which was read whole"),
 ];
 
@@ -375,6 +380,73 @@ fn record(folder: &Path) {
     record.write(&path, &extents, &leaves).unwrap();
     std::fs::rename(path.with_extension("map"), folder.join("disk2")).unwrap();
     std::fs::rename(path, folder.join("disk1")).unwrap();
+}
+
+/// What a client says from its flags to DISC ("Values" of the NBD specification).
+fn conversation(structured: bool) -> Vec<u8> {
+    let mut says = 3u32.to_be_bytes().to_vec();
+    let option = |number: u32, data: &[u8]| {
+        [b"IHAVEOPT", &number.to_be_bytes()[..], &(data.len() as u32).to_be_bytes(), data].concat()
+    };
+    if structured {
+        says.extend(option(8, b""));
+        says.extend(option(3, b""));
+        says.extend(option(9, b"\0\0\0\x010\0\0\0\0"));
+        says.extend(option(10, b"\0\0\0\x010\0\0\0\x01\0\0\0\x0fbase:allocation"));
+        says.extend(option(6, b"\0\0\0\x010\0\x03\0\x01\0\x02\0\x03"));
+        says.extend(option(5, b""));
+        says.extend(option(7, b"\0\0\0\x010\0\x01\0\x03"));
+    } else {
+        says.extend(option(1, b""));
+    }
+    // Command, flags, offset, length.
+    let requests: [(u16, u16, u64, u32); 11] = [
+        (0, 0, 0, 20_000),
+        (0, 4, 8000, 5000),
+        (1, 1, 5000, 700),
+        (6, 2, 12_288, 4096),
+        (6, 16, 100, 40_000),
+        (4, 0, 8192, 8192),
+        (5, 0, 0, 70_001),
+        (7, 0, 0, 70_001),
+        (7, 8, 9000, 40_000),
+        (3, 0, 0, 0),
+        (2, 0, 0, 0),
+    ];
+    for (cookie, (command, flags, offset, len)) in requests.into_iter().enumerate() {
+        says.extend(0x2560_9513u32.to_be_bytes());
+        says.extend(flags.to_be_bytes());
+        says.extend(command.to_be_bytes());
+        says.extend((cookie as u64).to_be_bytes());
+        says.extend(offset.to_be_bytes());
+        says.extend(len.to_be_bytes());
+        says.extend(vec![b'A'; if command == 1 { len as usize } else { 0 }]);
+    }
+    says
+}
+
+fn overlay(folder: &Path, complete: bool) {
+    use unmoor_nbd::disk::Disk as _;
+    use unmoor_nbd::overlay::{Below, Overlay, side_file};
+    let path = folder.join("overlay.raw");
+    let size = (40 << 20) + 100;
+    let source = Box::new(Disk::new(size));
+    let below = Below { source, bulk: None, identity: [5; 32], name: "web01.qcow2".into() };
+    let overlay = Overlay::open(&path, Some(below)).unwrap();
+    for offset in [0, 5000, 20 << 20, (32 << 20) + 77, size - 1] {
+        overlay.write_at(b"A", offset).unwrap();
+    }
+    overlay.flush().unwrap();
+    if complete {
+        overlay.hydrate(0, "", &[], &|| false, &Silent).unwrap();
+    }
+    drop(overlay);
+    std::fs::copy(side_file::path_for(&path), folder.join("disk1")).unwrap();
+}
+
+fn order() -> Vec<u8> {
+    let pieces = vec![0, 399, 7, 8, 9, 200, 1];
+    unmoor_nbd::order::Order { size: 100 << 20, pieces }.encode(&[5; 32])
 }
 
 fn shell(folder: &Path, script: &str) {

@@ -97,6 +97,9 @@ smoke! {
     damaged_lvm_and_mdadm_configurations_are_survived "volumes";
     damaged_firmware_variables_are_survived "variables";
     damaged_pe_sections_are_survived "sections";
+    what_broken_clients_say_is_survived "nbd";
+    damaged_bitmaps_of_overlays_are_survived "overlay";
+    damaged_orders_of_boots_are_survived "order";
 }
 
 #[test]

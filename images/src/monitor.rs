@@ -16,6 +16,8 @@ pub enum Phase {
     Wipe,
     /// Copying the changes of an overlay into its image.
     Commit,
+    /// Copying what an overlay lacks from its image.
+    Hydrate,
 }
 
 impl Phase {
@@ -28,6 +30,7 @@ impl Phase {
             Self::Verify => "verifying",
             Self::Wipe => "wiping",
             Self::Commit => "changing",
+            Self::Hydrate => "hydrating",
         }
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod convert;
 pub(crate) mod dev;
 pub(crate) mod fitting;
 pub(crate) mod inspect;
+pub(crate) mod nbd;
 pub(crate) mod rescue;
 pub(crate) mod restore;
 pub(crate) mod values;
@@ -57,6 +58,7 @@ pub(crate) enum Command {
     Restore(restore::Arguments),
     Convert(convert::Arguments),
     Verify(verify::Arguments),
+    Nbd(nbd::Arguments),
     Rescue(rescue::Arguments),
     Completions(completions::Arguments),
     #[command(hide = true)]

@@ -71,6 +71,11 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("systemd-boot-efi", &[Need::Tests]),
     ("sbsigntool", &[Need::Tests]),
     ("openssl", &[Need::Tests]),
+    ("libnbd-bin", &[Need::Tests]),
+    ("python3-libnbd", &[Need::Tests]),
+    ("nbd-client", &[Need::Tests]),
+    ("fio", &[Need::Tests]),
+    ("iproute2", &[Need::Tests]),
 ];
 
 /// Packages of the tests whose files are wanted and whose installation is not: it would put another boot loader on the EFI system

@@ -113,6 +113,28 @@ pub fn record(machine: &mut Machine) {
     *json = Disk::of(value.to_string().as_bytes());
 }
 
+/// The header and the mark of the file beside an overlay.
+pub fn overlay(machine: &mut Machine) {
+    each(machine, |span| {
+        for at in [0, 512] {
+            let raw = span.peek(at, 508);
+            if raw.starts_with(b"UNMOOR-OVERLAY") || raw.starts_with(b"COMPLETE") {
+                span.write(at + 508, &crc32c::crc32c(&raw).to_le_bytes());
+            }
+        }
+    });
+}
+
+/// The order of a boot.
+pub fn order(machine: &mut Machine) {
+    each(machine, |span| {
+        if (4..1 << 20).contains(&span.size) {
+            let raw = span.peek(0, span.size as usize - 4);
+            span.write(raw.len() as u64, &crc32c::crc32c(&raw).to_le_bytes());
+        }
+    });
+}
+
 fn each(machine: &mut Machine, seal: fn(&mut Span<'_>)) {
     for disk in &mut machine.disks {
         let size = disk.size();

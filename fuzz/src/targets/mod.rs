@@ -7,6 +7,7 @@ pub(crate) mod guest;
 pub(crate) mod image;
 pub(crate) mod initramfs;
 pub(crate) mod layout;
+pub(crate) mod nbd;
 pub(crate) mod partition;
 pub(crate) mod volume;
 

@@ -7,7 +7,7 @@ use crate::lab::guest::{Built, Guest, Purpose};
 use crate::lab::guests::{GUESTS, guest};
 use crate::lab::listing::check_checkers;
 use crate::lab::restore::Restore;
-use crate::lab::{activation, initramfs};
+use crate::lab::{activation, initramfs, nbd_boot};
 use crate::run::{Failure, Result};
 use crate::step::{Steps, Tally};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,6 +25,8 @@ enum Kind {
     Unpack(&'static str),
     /// Encrypted volumes, activated by a distribution's kernel; there is no guest.
     Activation,
+    /// A guest boots from `unmoor nbd`.
+    NbdBoot,
 }
 
 /// A cell of the matrix.
@@ -68,6 +70,7 @@ pub(crate) fn cells() -> Vec<Cell> {
         add(format!("unpack-{kind}"), Kind::Unpack(kind));
     }
     add("activation".to_owned(), Kind::Activation);
+    add("nbd-boot".to_owned(), Kind::NbdBoot);
     cells
 }
 
@@ -79,6 +82,7 @@ impl Cell {
             Kind::Fit(fit) => Some(fit.guest),
             Kind::Refusal(refusal) => Some(refusal.guest),
             Kind::Compression(_) => Some(COMPRESSED_GUEST),
+            Kind::NbdBoot => Some(nbd_boot::GUEST),
             Kind::Unpack(_) | Kind::Activation => None,
         }
     }
@@ -92,6 +96,9 @@ impl Cell {
             Kind::Compression(kind) => format!("initramfs-{kind}: {COMPRESSED_GUEST} is fitted"),
             Kind::Unpack(kind) => format!("unpack-{kind}: a kernel unpacks what was appended"),
             Kind::Activation => "activation: encrypted volumes are opened without userland".to_owned(),
+            Kind::NbdBoot => {
+                format!("nbd-boot: {} boots from its image before it is copied", nbd_boot::GUEST)
+            }
         }
     }
 
@@ -110,6 +117,7 @@ impl Cell {
             Kind::Compression(kind) => changed::compression(kind, guest()?, tools),
             Kind::Unpack(kind) => initramfs::boot(kind, None),
             Kind::Activation => activation::test(),
+            Kind::NbdBoot => nbd_boot::run(guest()?, &tools.unmoor),
         }
     }
 }
