@@ -134,14 +134,4 @@ targets! {
     modules targets::initramfs::indexes, seal::nothing;
     module targets::initramfs::object, seal::nothing;
     uki targets::initramfs::unified, seal::nothing;
-    package targets::initramfs::package, seal::nothing;
-    dhcp targets::initramfs::dhcp, seal::nothing;
-    grub targets::guest::grub, seal::nothing;
-    entries targets::guest::entries, seal::nothing;
-    tables targets::guest::tables, seal::nothing;
-    network targets::guest::network, seal::nothing;
-    names targets::guest::names, seal::nothing;
-    volumes targets::guest::volumes, seal::nothing;
-    variables targets::guest::variables, seal::nothing;
-    sections targets::guest::sections, seal::nothing;
 }

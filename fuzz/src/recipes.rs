@@ -2,7 +2,7 @@
 //! How the seeds are made: `cargo xtask fuzz seeds`. Real tools make each disk; only its metadata are kept.
 //!
 //! Packages: e2fsprogs xfsprogs btrfs-progs ntfs-3g dosfstools exfatprogs util-linux fdisk gdisk qemu-utils lvm2 mdadm
-//! cryptsetup-bin cpio xz-utils lz4 kmod gcc binutils systemd-boot-efi tar. Some mount or need loop devices, so all of it wants root.
+//! cryptsetup-bin cpio xz-utils lz4 kmod gcc binutils systemd-boot-efi. Some mount or need loop devices, so all of it wants root.
 
 use std::fmt::Write;
 use std::fs::File;
@@ -139,73 +139,10 @@ truncate -s 32M r; mke2fs -q -t ext4 -J size=1 -d c r; put r 1; truncate -s 4M s
 printf 'softdep a pre: e fs-x post: c_d\nsoftdep e pre: a\n' >disk3; mkdir -p r/lib/modules/1.0; mkdir r/lib/modules/1.0/kernel; printf 'x.alias=pci:v*d*bc01sc06i01*\\0x.alias=fs-x\\0y.alias=pci:v00001AF4d*\\0' >r/lib/modules/1.0/modules.builtin.modinfo; touch r/lib/modules/1.0/modules.{order,builtin}; depmod -b $PWD/r 1.0; cp r/lib/modules/1.0/modules.builtin.alias.bin disk4"),
     by("module", "elf64", "3 pairs", "printf 'char s[] __attribute__((section(\".modinfo\"))) = \"alias=x\\0depends=a,b\\0softdep=pre: c\"; int f(void) { return 1; }' >m.c; gcc -c -o disk1 m.c"),
     by("uki", "stub", "8 sections, unified", "printf 'linux' >l; printf 'initrd' >i; printf 'quiet' >c; objcopy --add-section .cmdline=c --change-section-vma .cmdline=0x1000000 --add-section .linux=l --change-section-vma .linux=0x1100000 --add-section .initrd=i --change-section-vma .initrd=0x1200000 -R .text -R .rodata -R .data -R .rela /usr/lib/systemd/boot/efi/linuxx64.efi.stub disk1"),
-    by("package", "gz", "1 files", "mkdir -p t/usr/lib/shim t/usr/lib/other; echo x >t/usr/lib/shim/shimx64.efi.signed; echo y >t/usr/lib/other/z; tar --sort=name --mtime=@0 --owner=0 --group=0 -C t -czf data.tar.gz ./usr; echo 2.0 >debian-binary; tar -czf control.tar.gz -T /dev/null; ar rcD disk1 debian-binary control.tar.gz data.tar.gz"),
-    by("package", "xz", "1 files", "mkdir -p t/usr/lib/shim; echo x >t/usr/lib/shim/mmx64.efi; tar --sort=name --mtime=@0 --owner=0 --group=0 -C t -cJf data.tar.xz ./usr; echo 2.0 >debian-binary; tar -cJf control.tar.xz -T /dev/null; ar rcD disk1 debian-binary control.tar.xz data.tar.xz"),
-    here("dhcp", "offer", "answer", |at| packet(at, 2), "an offer with the options of RFC 2132 that are asked for"),
-    here("dhcp", "refusal", "answer", |at| packet(at, 6), "the same, refused"),
-    here("grub", "debian", "guest", |at| texts(at, &[GRUB_CFG, "GRUB_DEFAULT=saved\nGRUB_CMDLINE_LINUX=\"root=/dev/sda1 console=tty0\"\n", GRUBENV]), "grub.cfg, /etc/default/grub and grubenv, as Debian has them"),
-    here("grub", "blscfg", "guest", |at| texts(at, &["load_env -f grubenv\nset default=\"${saved_entry}\"\nif [ -z \"$kernelopts\" ]; then\n  set kernelopts=\"root=/dev/sda1 ro\"\nfi\nfunction one { linux /boot/vmlinuz-6.1.0-32-amd64 $kernelopts; initrd /boot/initrd.img-6.1.0-32-amd64; }\nmenuentry 'One' --id one { one; }\nblscfg\n"]), "variables, a function and blscfg"),
-    here("entries", "bls", "guest", |at| texts(at, &["title Debian\nversion 6.1.0\nlinux /boot/vmlinuz-6.1.0-32-amd64\ninitrd /boot/initrd.img-6.1.0-32-amd64\noptions root=/dev/sda1 ro quiet $kernelopts\n", "default one*\ntimeout 3\nconsole-mode keep\n", "root=/dev/sda1 resume=/dev/sda5\n", EXTLINUX]), "an entry of the boot loader specification, loader.conf, /etc/kernel/cmdline, extlinux.conf"),
-    here("tables", "tables", "guest", |at| texts(at, &["# <file system> <mount point> <type> <options> <dump> <pass>\n/dev/sda1 / ext4 errors=remount-ro,journal_path=/dev/sda5 0 1\nUUID=0b7c1d3e-0000-4000-8000-000000000005 none swap sw 0 0\nLABEL=l5 /with\\040blank auto noauto 0 0\n/dev/sdq1 /data xfs defaults 0 2\ntmpfs /tmp tmpfs defaults\n", "c1 /dev/sda5 /key:/dev/sda1 luks,discard\nswap /dev/sda5 /dev/urandom swap,cipher=aes-xts-plain64\n", "RESUME=/dev/sda5\n", "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\nID_LIKE='a b'\n"]), "fstab, crypttab, the swap area to resume from, os-release"),
-    here("network", "stacks", "guest", |at| texts(at, &["network:\n  version: 2\n  ethernets:\n    eth0:\n      match: {macaddress: \"52:54:00:12:34:56\", name: en*}\n      set-name: eth0\n      addresses: [192.0.2.7/24]\n      routes: [{to: default, via: 192.0.2.1}]\n  bonds: {bond0: {interfaces: [eth0], dhcp4: yes}}\n", "DEVICE=eth0\nHWADDR=52:54:00:12:34:56\nBOOTPROTO=none\nIPADDR=192.0.2.7\nPREFIX=24\nONBOOT=yes\n", "[connection]\nid=lan\ntype=ethernet\n\n[ethernet]\nmac-address=52:54:00:12:34:56\n\n[ipv4]\nmethod=manual\naddress1=192.0.2.7/24,192.0.2.1\n", "auto lo eth1\niface lo inet loopback\niface eth1 inet static\n  address 192.0.2.8\n  netmask 255.255.255.0\n  hwaddress ether 52:54:00:12:34:57\nauto br0\niface br0 inet dhcp\n  bridge_ports eth2 eth3.7\nrename /52:54:00:12:34:56=eth0\nsource interfaces.d/*\n"]), "netplan, ifcfg, a keyfile of NetworkManager, ifupdown"),
-    here("names", "names", "guest", |at| texts(at, &["[Match]\nName=en*\nPath=pci-0000:00:03.0\n\n[Network]\nDHCP=ipv4\nAddress=192.0.2.7/24\n", "[Match]\nMACAddress=52:54:00:12:34:56\n[Link]\nName=lan0\n", "SUBSYSTEM==\"net\", ACTION==\"add\", DRIVERS==\"?*\", ATTR{address}==\"52:54:00:12:34:56\", \\\n  ATTR{type}==\"1\", NAME=\"eth0\"\nSUBSYSTEM==\"net\", KERNELS==\"0000:00:04.0\", NAME=\"eth1\"\n", "eth5 52:54:00:12:34:56\n"]), "networkd's match, a .link file, udev's rules, mactab"),
-    here("volumes", "volumes", "guest", |at| texts(at, &["devices {\n\tdir = \"/dev\"\n\tfilter = [ \"a|/dev/sd[ab][0-9]|\", # ours ]\n\t\t\"r|.*|\" ]\n\tglobal_filter=[\"r|/dev/drbd.*|\"]\n\tuse_devicesfile = 1\n}\n", "local {\n\tsystem_id = \"x\"\n}\n", "DEVICE /dev/sd* partitions\nARRAY /dev/md0 metadata=1.2 devices=/dev/sda1,/dev/sdb1 UUID=1:2:3:4\nARRAY /dev/md1\n  devices=/dev/sda2\nMAILADDR root\n", "defaults {\n\tuser_friendly_names yes\n}\n"]), "lvm.conf, lvmlocal.conf, mdadm.conf, multipath.conf"),
-    here("variables", "variables", "entry 1", variables, "BootOrder, Boot0000 and BootCurrent as efivarfs shows them"),
-    by("sections", "stub", "image", "printf 'linux' >l; printf 'initrd' >i; printf 'root=UUID=x quiet\\0' >c; printf '6.1.0-32-amd64' >u; objcopy --add-section .cmdline=c --change-section-vma .cmdline=0x1000000 --add-section .uname=u --change-section-vma .uname=0x1080000 --add-section .linux=l --change-section-vma .linux=0x1100000 --add-section .initrd=i --change-section-vma .initrd=0x1200000 -R .text -R .rodata -R .data -R .rela /usr/lib/systemd/boot/efi/linuxx64.efi.stub disk1"),
     here("manifest", "manifest", "manifest", manifest, "the manifest of the seed layout/gpt"),
     here("record", "record", "record", record, "the record of a restore with a change, and its map"),
     kept("record", "endless", "error", "a sparse file of gigabytes as record, which was read whole"),
 ];
-
-const GRUB_CFG: &str = "set default=\"0\"\nif [ \"${next_entry}\" ] ; then\n   set default=\"${next_entry}\"\n   save_env next_entry\nfi\nif [ x$feature_platform_search_hint = xy ]; then\n  search --no-floppy --fs-uuid --set=root --hint-bios=hd0,msdos1  0b7c1d3e-0000-4000-8000-000000000001\nfi\nmenuentry 'Debian GNU/Linux' --class debian $menuentry_id_option 'gnulinux-simple' {\n\tload_video\n\tinsmod gzio\n\tset root='hd0,msdos1'\n\techo\t'Loading ...'\n\tlinux\t/boot/vmlinuz-6.1.0-32-amd64 root=/dev/sda1 ro  quiet console=ttyS1,115200n8\n\tinitrd\t/boot/initrd.img-6.1.0-32-amd64\n}\nsubmenu \"Advanced\" {\n\tmenuentry 'Recovery' {\n\t\tlinux\t/boot/vmlinuz-6.1.0-32-amd64 root=UUID=0b7c1d3e-0000-4000-8000-000000000001 ro single\n\t\tinitrd /boot/initrd.img-6.1.0-32-amd64 /boot/microcode.img\n\t}\n}\nif [ -f ${config_directory}/custom.cfg ]; then source ${config_directory}/custom.cfg; fi\n";
-const GRUBENV: &str =
-    "# GRUB Environment Block\nsaved_entry=0\nkernelopts=root=/dev/sda1 ro \n################\n";
-const EXTLINUX: &str = "DEFAULT linux\nTIMEOUT 30\nINCLUDE other.conf\nLABEL linux\n  MENU LABEL Linux\n  LINUX /boot/vmlinuz-6.1.0-32-amd64\n  INITRD /boot/initrd.img-6.1.0-32-amd64\n  APPEND root=/dev/sda1 ro\n";
-
-/// Files, one a disk.
-fn texts(folder: &Path, texts: &[&str]) {
-    for (number, text) in texts.iter().enumerate() {
-        std::fs::write(folder.join(format!("disk{}", number + 1)), text).unwrap();
-    }
-}
-
-/// A server's message of this kind to the client of the target: IPv4, UDP, BOOTP, options (RFC 2131, 2132).
-fn packet(folder: &Path, kind: u8) {
-    let mut message = vec![2, 1, 6, 0];
-    message.extend(0x1234_5678u32.to_be_bytes());
-    message.extend([0, 0, 0x80, 0, 0, 0, 0, 0]);
-    message.extend([192, 0, 2, 7, 192, 0, 2, 1, 0, 0, 0, 0]);
-    message.extend([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
-    message.resize(236, 0);
-    message.extend([
-        99, 130, 83, 99, 53, 1, kind, 54, 4, 192, 0, 2, 1, 51, 4, 0, 0, 14, 16, 1, 4, 255, 255, 255, 0,
-    ]);
-    message.extend([3, 4, 192, 0, 2, 1, 6, 8, 192, 0, 2, 2, 192, 0, 2, 3, 0, 0, 15, 4]);
-    message.extend(b"test");
-    message.push(255);
-    let len = |extra: usize| u16::try_from(message.len() + extra).unwrap().to_be_bytes();
-    let mut bytes = vec![0x45, 0];
-    bytes.extend(len(28));
-    bytes.extend([0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 1, 255, 255, 255, 255, 0, 67, 0, 68]);
-    bytes.extend(len(8));
-    bytes.extend([0, 0]);
-    bytes.extend(&message);
-    std::fs::write(folder.join("disk1"), bytes).unwrap();
-}
-
-fn variables(folder: &Path) {
-    let entry = unmoor_convert::firmware::nvram::Entry {
-        description: "other".into(),
-        partition: 2,
-        start: 4096,
-        sectors: 8192,
-        signature: unmoor_convert::firmware::nvram::Signature::Mbr(0x1234_abcd),
-        path: "\\EFI\\other\\grubx64.efi".into(),
-    };
-    std::fs::write(folder.join("disk1"), [7, 0, 0, 0, 0, 0, 5, 0]).unwrap();
-    std::fs::write(folder.join("disk2"), unmoor_convert::firmware::nvram::nvram_entry(&entry)).unwrap();
-    std::fs::write(folder.join("disk3"), [6, 0, 0, 0, 0, 0]).unwrap();
-}
 
 /// A superblock of version 1 at `place` of a member of `size` bytes (include/uapi/linux/raid/md_p.h).
 fn md(folder: &Path, place: u64, size: u64) {

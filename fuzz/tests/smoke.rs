@@ -83,16 +83,6 @@ smoke! {
     damaged_module_indexes_are_survived "modules";
     damaged_modules_are_survived "module";
     damaged_unified_kernel_images_are_survived "uki";
-    damaged_packages_are_survived "package";
-    damaged_dhcp_packets_are_survived "dhcp";
-    damaged_grub_configurations_are_survived "grub";
-    damaged_boot_entries_are_survived "entries";
-    damaged_fstab_and_crypttab_are_survived "tables";
-    damaged_network_configurations_are_survived "network";
-    damaged_interface_names_are_survived "names";
-    damaged_lvm_and_mdadm_configurations_are_survived "volumes";
-    damaged_firmware_variables_are_survived "variables";
-    damaged_pe_sections_are_survived "sections";
 }
 
 #[test]

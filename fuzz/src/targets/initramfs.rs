@@ -4,7 +4,6 @@
 use unmoor_images::{BlockSource, ErrorKind, Result};
 use unmoor_initramfs::archive::{self, Addition, Kind, Limits};
 use unmoor_initramfs::modules::{self, ModuleTree, Source};
-use unmoor_initramfs::{init, rescue};
 use unmoor_inject_drivers::uki::{Image, rebuild};
 
 use super::Answer;
@@ -114,28 +113,4 @@ pub(crate) fn unified(machine: &Machine) -> Answer {
         assert!(again.sections.iter().any(|other| same(again.content(other))), "{}", section.name);
     }
     Answer::new(summary, (&image.sections, built.len()))
-}
-
-/// A Debian package, of which boot loader files are taken.
-pub(crate) fn package(machine: &Machine) -> Answer {
-    let folder = super::folder();
-    let path = folder.path().join("x.deb");
-    super::file_of(machine.first(), &path);
-    match rescue::payload::collect(&[path]) {
-        Ok(files) => {
-            assert!(files.keys().all(|path| !path.split('/').any(|part| part == "..")));
-            Answer::new(format!("{} files", files.len()), files)
-        }
-        Err(error) => {
-            // One that has no boot loader in it, and one that ends too soon.
-            super::check_error(&error, &[ErrorKind::Refused, ErrorKind::Io]);
-            Answer::new("error", error.chain().replace(&*folder.path().to_string_lossy(), ""))
-        }
-    }
-}
-
-/// What a DHCP server sends.
-pub(crate) fn dhcp(machine: &Machine) -> Answer {
-    let answer = init::dhcp_answer(&bytes_of(machine.first()));
-    Answer::new(if answer.is_some() { "answer" } else { "none" }, answer)
 }

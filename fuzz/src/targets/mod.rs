@@ -3,7 +3,6 @@
 
 pub(crate) mod files;
 pub(crate) mod filesystem;
-pub(crate) mod guest;
 pub(crate) mod initramfs;
 pub(crate) mod layout;
 pub(crate) mod partition;

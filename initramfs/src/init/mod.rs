@@ -27,8 +27,6 @@ use std::sync::{Arc, OnceLock};
 use serde_json::{Value, json};
 use unmoor_images::{Error, Result};
 
-#[doc(hidden)]
-pub use dhcp::answer as dhcp_answer;
 pub use end::{End, kexec};
 pub use idle::facts;
 pub use modprobe::{is_modprobe, modprobe};

@@ -19,12 +19,6 @@ const LOOK: Duration = Duration::from_secs(2);
 /// RFC 2131, 4.1: waits double from 4 s to 64 s. The first is shorter, since links are often up before their switch is.
 const WAITS: [u64; 7] = [2, 4, 8, 16, 32, 64, 64];
 
-/// What a client makes of a server's packet, for who damages packets: its transaction is 0x12345678, its address 52:54:00:12:34:56.
-pub fn answer(packet: &[u8]) -> Option<String> {
-    let client = Client { transaction: 0x1234_5678, mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56] };
-    client.answer(packet).map(|answer| format!("{answer:?}"))
-}
-
 /// Asks on every interface that is there and on those that come later.
 pub(super) fn start() -> Result<()> {
     super::spawn("network", || {
