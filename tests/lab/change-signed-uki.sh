@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-# Instead of its entries the guest has one unified kernel image, signed by a key of its own.
-stub=/usr/lib/systemd/boot/efi/linuxx64.efi.stub
+# Instead of its entries the guest has one unified kernel image, signed by a key of its own. The image is to be refused and never
+# starts, so that systemd-boot, which the guest has, does for the stub, which it has not.
+stub=/tmp/stub.efi
 for directory in dev proc sys; do mount --bind "/$directory" "/mnt/$directory"; done
 mount -t tmpfs tmpfs /mnt/tmp
 inside() { chroot /mnt "$@"; }
+cp /mnt/usr/lib/systemd/boot/efi/systemd-bootx64.efi.signed /mnt$stub
+inside sbattach --remove $stub
+inside objcopy --remove-section .osrel --remove-section .sdmagic $stub
 # Sections of images start at multiples of the alignment, behind the stub's own.
 alignment=$((16#$(inside objdump -p $stub | awk '$1 == "SectionAlignment" { print $2 }')))
 read -r size address < <(inside objdump -h $stub | awk 'NF == 7 && $1 ~ /^[0-9]+$/ { size = $3; address = $4 } END { print size, address }')
