@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::statvfs;
-use unmoor_images::formats::{Compression, Format};
+use unmoor_images::formats::Compression;
 use unmoor_images::{BlockSource, Error, Monitor, Result, State, copy};
 
 use crate::plan::{DiskPlan, Options, Plan, Target};
