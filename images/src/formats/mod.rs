@@ -17,6 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use aligned::{ALIGNMENT, AlignedBuffer};
+pub(crate) use file::Writer;
 pub use patch::Patcher;
 
 use crate::{BlockSink, BlockSource, Result};
