@@ -9,7 +9,8 @@ use std::path::Path;
 
 use common::{Scene, run, unmoor};
 
-const COMMANDS: [&str; 7] = ["inspect", "capture", "restore", "convert", "verify", "rescue", "completions"];
+const COMMANDS: [&str; 8] =
+    ["inspect", "capture", "restore", "convert", "verify", "images", "rescue", "completions"];
 
 #[test]
 fn help_fits_a_terminal_and_shows_an_example_of_each_command() {
