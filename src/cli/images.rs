@@ -335,7 +335,7 @@ impl KeyCommand {
             }
             Self::Add { store, new_password_file, new_key_file, options } => {
                 let opened = options.open(&Location::parse(store)?)?;
-                let given = StoreOptions::of(new_password_file.clone(), new_key_file.clone()).from_files()?;
+                let given = StoreOptions::of(new_password_file.clone(), new_key_file.clone()).in_files()?;
                 let id = opened.add_key(&new_secret(given)?)?;
                 finish(&json!({ "key": id }), &[format!("key {id} added")], terminal)
             }

@@ -55,7 +55,7 @@ impl StoreOptions {
     }
 
     /// The secret of the options.
-    pub(crate) fn from_files(&self) -> Result<Option<Secret>> {
+    pub(crate) fn in_files(&self) -> Result<Option<Secret>> {
         if let Some(path) = &self.store_key {
             return Secret::key_file(path).map(Some);
         }
@@ -66,7 +66,7 @@ impl StoreOptions {
 
     /// The secret of the options or the environment.
     pub(crate) fn given(&self) -> Result<Option<Secret>> {
-        if let Some(secret) = self.from_files()? {
+        if let Some(secret) = self.in_files()? {
             return Ok(Some(secret));
         }
         match std::env::var_os(VARIABLE) {

@@ -228,7 +228,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 fn unhex(text: &str) -> Result<Vec<u8>> {
     let broken = || Error::malformed("reading a key object", "a field is not hex digits");
     let digits = text.as_bytes();
-    if digits.len() % 2 != 0 || digits.len() > 1024 {
+    if !digits.len().is_multiple_of(2) || digits.len() > 1024 {
         return Err(broken());
     }
     let value = |byte: u8| (byte as char).to_digit(16);
