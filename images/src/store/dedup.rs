@@ -129,7 +129,7 @@ impl Dedup {
             for table in tables {
                 match table {
                     Ok(Some(table)) if self.chunks.len() + table.entries.len() <= MOST => {
-                        self.add(&table, None)
+                        self.add(&table, None);
                     }
                     Ok(_) => {}
                     Err(error) => monitor.warn(format!("a pack is left out: {}", error.chain())),
