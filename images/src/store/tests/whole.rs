@@ -88,7 +88,9 @@ fn two_captures_at_once_do_not_harm_each_other() {
         let first = scope.spawn(|| capture(&store, "a", &one, &extents).unwrap());
         let second = scope.spawn(|| capture(&other, "b", &two, &extents).unwrap());
         let third = scope.spawn(|| capture(&other, "a", &one, &extents).unwrap());
-        (first.join().unwrap(), second.join().unwrap(), third.join().unwrap());
+        for capture in [first, second, third] {
+            capture.join().unwrap();
+        }
     });
     assert_eq!(store.images_of("a").unwrap().len(), 2);
     assert!(read_back(&store, "a").0 == shown(&one, &extents));
