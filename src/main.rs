@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Restore(arguments) => cli::restore::run(arguments, &terminal),
         Command::Convert(arguments) => cli::convert::run(arguments, &terminal),
         Command::Verify(arguments) => cli::verify::run(arguments, &terminal),
+        Command::Images(arguments) => cli::images::run(arguments, &terminal),
         Command::Nbd(arguments) => cli::nbd::run(arguments, &terminal),
         Command::Rescue(arguments) => cli::rescue::run(arguments, &terminal),
         Command::Completions(arguments) => cli::completions::run(arguments, &terminal),

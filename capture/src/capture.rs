@@ -12,9 +12,11 @@ use unmoor_images::formats::{self, CreateOptions, Format};
 use unmoor_images::layout::DiskLayout;
 use unmoor_images::manifest::{self, DiskRecord, Manifest, MapRecord};
 use unmoor_images::monitor::{Event, Phase};
+use unmoor_images::store::{Added, Location, Store, Writer, WriterOptions};
 use unmoor_images::{BlockSink, BlockSource, Error, ErrorKind, Monitor, Result, ResultExt, State};
 
 use crate::disk::{Disk, Kind};
+use crate::facts;
 use crate::partial::Partial;
 use crate::request::{Outputs, Request, Target, usage};
 use crate::survey::{self, InUse, Survey, disk_facts, survey, written_at};
@@ -24,10 +26,23 @@ use crate::survey::{self, InUse, Survey, disk_facts, survey, written_at};
 pub struct Report {
     /// One element a disk.
     pub disks: Vec<DiskReport>,
-    /// Where the manifest is; none for a stream.
+    /// Where the manifest is; none for a stream, or in a store.
     pub manifest: Option<PathBuf>,
+    /// What a store has of it.
+    pub stored: Option<Stored>,
     /// How many warnings there were.
     pub warnings: usize,
+}
+
+/// An image that was stored.
+#[derive(Debug)]
+pub struct Stored {
+    /// STORE/NAME@TIME
+    pub image: String,
+    /// The image that was looked at first, if there was one.
+    pub since: Option<String>,
+    /// What was read, new, and stored.
+    pub added: Added,
 }
 
 /// What became of one disk.
@@ -66,6 +81,12 @@ pub fn capture(request: &Request, monitor: &dyn Monitor) -> Result<Report> {
             let survey = survey(&request.sources, &options, monitor)?;
             warn_if_short_of_room(path, &survey, monitor);
             capture_to_files(request, *format, &outputs, &survey, monitor)
+        }
+        Target::Store { location, machine } => {
+            let store =
+                request.store.as_ref().ok_or_else(|| usage("storing an image", "its store is not open"))?;
+            let survey = survey(&request.sources, &options, monitor)?;
+            capture_to_store(request, (store, location, machine), &survey, monitor)
         }
     }
 }
@@ -106,7 +127,55 @@ fn capture_to_files(
         warnings: monitor.warnings(),
     };
     commit(&manifest, outputs, partials, request)?;
-    Ok(Report { disks, manifest: Some(outputs.manifest.clone()), warnings: monitor.warnings().len() })
+    let warnings = monitor.warnings().len();
+    Ok(Report { disks, manifest: Some(outputs.manifest.clone()), stored: None, warnings })
+}
+
+fn capture_to_store(
+    request: &Request,
+    (store, location, machine): (&Store, &Location, &str),
+    survey: &Survey<'_>,
+    monitor: &Recorder<'_>,
+) -> Result<Report> {
+    let created = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let facts = survey.machine();
+    let host = facts::read_hostname(&facts::Tree::default()).unwrap_or_default();
+    let options = WriterOptions {
+        compression: request.compression,
+        since: request.since.clone(),
+        holder: format!("process {} on {host}", std::process::id()),
+    };
+    let writer = Writer::begin(store, machine, &options, monitor)?;
+    let since = writer.parent().map(|image| image.time.clone());
+    let (mut disks, mut records, mut reports) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, (disk, layout)) in survey.disks.iter().zip(&survey.layouts).enumerate() {
+        let name = PathBuf::from(format!("{location}/{machine}"));
+        let sink = Box::new(writer.sink(disk.size()));
+        let (report, copied) = copy_disk(request, index, (disk, layout), &name, sink, monitor)?;
+        let nowhere = MapRecord { file: String::new(), bytes: 0, blake3: String::new() };
+        let image = PathBuf::from(format!("disk{index}"));
+        records.push(record(disk, layout, (&image, Format::Raw), &copied, nowhere));
+        disks.push(report);
+        reports.push(copied);
+    }
+    let manifest = Manifest {
+        format: "unmoor-manifest".to_owned(),
+        version: manifest::VERSION,
+        created,
+        tool: request.tool.clone(),
+        consistency: survey.consistency,
+        machine: facts,
+        disks: records,
+        warnings: monitor.warnings(),
+    };
+    let maps: Vec<_> = reports.iter().map(|report| (&report.extents, &report.leaves)).collect();
+    let read_bytes = reports.iter().map(|report| report.read_bytes).sum();
+    let (image, summary) = writer
+        .commit(manifest, &maps, read_bytes)
+        .doing(|| format!("completing the image of {machine} in {location}"))?;
+    let image = format!("{location}/{machine}@{}", image.time);
+    let stored = Stored { image, since, added: summary.added };
+    Ok(Report { disks, manifest: None, stored: Some(stored), warnings: monitor.warnings().len() })
 }
 
 fn create_options(request: &Request, disk: &Disk<'_>) -> CreateOptions {
@@ -162,7 +231,7 @@ fn capture_to_stream(
         _ => Box::new(StreamSink::new(stdout, &layout.extents)),
     };
     let (report, _) = copy_disk(request, 0, (disk, layout), Path::new("-"), sink, monitor)?;
-    Ok(Report { disks: vec![report], manifest: None, warnings: monitor.warnings().len() })
+    Ok(Report { disks: vec![report], manifest: None, stored: None, warnings: monitor.warnings().len() })
 }
 
 /// Copies one disk and finishes its sink.

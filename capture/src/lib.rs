@@ -20,6 +20,6 @@ mod request;
 mod survey;
 mod sys;
 
-pub use capture::{DiskReport, Report, capture};
+pub use capture::{DiskReport, Report, Stored, capture};
 pub use request::{Outputs, Request, Target};
-pub use survey::{InUse, Options as SurveyOptions, Survey, survey};
+pub use survey::{InUse, Options as SurveyOptions, Survey, survey, survey_disks};

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What to capture, and into which files.
 
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use unmoor_images::formats::{Compression, Format};
+use unmoor_images::store::{Location, Since, Store};
 use unmoor_images::{Error, ErrorKind, Result, ResultExt, layout, manifest};
 
 use crate::disk::OpenOptions;
@@ -33,6 +35,10 @@ pub struct Request {
     pub threads: usize,
     /// "unmoor 0.1.0", for the manifest.
     pub tool: String,
+    /// The store, where the target is in one.
+    pub store: Option<Store>,
+    /// What to look at first for what is there.
+    pub since: Since,
 }
 
 /// Where a capture goes.
@@ -47,6 +53,23 @@ pub enum Target {
     },
     /// A stream on standard output, of one disk, raw or VMDK; no manifest.
     Stream(Format),
+    /// A machine in an image store.
+    Store {
+        /// The store, for people; `Request::store` is it.
+        location: Location,
+        /// The machine's name in it.
+        machine: String,
+    },
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Files { path, .. } => write!(f, "{}", path.display()),
+            Self::Stream(_) => f.write_str("-"),
+            Self::Store { location, machine } => write!(f, "{location}/{machine}"),
+        }
+    }
 }
 
 impl Target {
@@ -61,10 +84,23 @@ impl Target {
                 }
             };
         }
+        if Location::is_path(path) {
+            let (location, name) = Location::parse_image(&path.to_string_lossy())?;
+            if name.time.is_some() {
+                return Err(usage(
+                    format!("capturing to {}", path.display()),
+                    "the time of an image is that of its capture: leave out @TIME",
+                ));
+            }
+            if format.is_some() {
+                return Err(usage("writing to a store", "a store has its own format: leave out --format"));
+            }
+            return Ok(Self::Store { location, machine: name.machine });
+        }
         let format = format.or_else(|| Format::from_extension(path)).ok_or_else(|| {
             usage(
                 format!("choosing a format for {}", path.display()),
-                "its name ends in none of .qcow2, .raw, .vmdk and .vhdx: rename it, or give --format",
+                "its name ends in none of .qcow2, .raw, .vmdk and .vhdx: rename it, or give --format; a store is dir:PATH/NAME or s3://BUCKET/NAME",
             )
         })?;
         format.check_written().doing(|| format!("creating {}", path.display()))?;
@@ -181,6 +217,9 @@ mod tests {
         assert!(parse("web01.vdi", None).is_err());
         assert!(parse("-", Some(Format::Qcow2)).is_err());
         assert!(parse("web01", None).is_err());
+        let store = Target::Store { location: Location::Directory("/srv/s".into()), machine: "web01".into() };
+        assert_eq!(parse("dir:/srv/s/web01", None).unwrap(), store);
+        assert!(parse("dir:/srv/s/web01@20261124T215000Z", None).is_err());
         assert_eq!(
             parse("web01", Some(Format::Raw)).unwrap(),
             Target::Files { path: "web01".into(), format: Format::Raw }

@@ -58,13 +58,32 @@ pub fn survey<'a>(paths: &[PathBuf], options: &Options, monitor: &'a dyn Monitor
         }
         disks.push(disk);
     }
+    analyze(disks, claims, consistency, options, monitor)
+}
+
+/// Takes apart disks that are open already, and that nobody writes to.
+pub fn survey_disks<'a>(
+    disks: Vec<Disk<'a>>,
+    options: &Options,
+    monitor: &'a dyn Monitor,
+) -> Result<Survey<'a>> {
+    analyze(disks, Vec::new(), Consistency::Offline, options, monitor)
+}
+
+fn analyze<'a>(
+    disks: Vec<Disk<'a>>,
+    claims: Vec<Claim>,
+    consistency: Consistency,
+    options: &Options,
+    monitor: &'a dyn Monitor,
+) -> Result<Survey<'a>> {
     for (index, disk) in disks.iter().enumerate() {
         let name = disk.path().display().to_string();
         monitor.event(Event::Started { disk: index, phase: Phase::Analyze, total_bytes: 0, name });
     }
     let sources: Vec<&dyn BlockSource> = disks.iter().map(|disk| disk as &dyn BlockSource).collect();
-    let layouts =
-        layout::analyze(&sources, &options.layout, monitor).doing(|| format!("analyzing {}", join(paths)))?;
+    let layouts = layout::analyze(&sources, &options.layout, monitor)
+        .doing(|| format!("analyzing {}", join(&disks)))?;
     for (index, (disk, layout)) in disks.iter().zip(&layouts).enumerate() {
         monitor.event(Event::Finished { disk: index });
         for warning in layout.table.warnings.iter().chain(&layout.warnings) {
@@ -137,7 +156,7 @@ pub(crate) fn written_at(path: &Path) -> Option<(i64, i64, u64)> {
     Some((metadata.mtime(), metadata.mtime_nsec(), metadata.len()))
 }
 
-fn join(paths: &[PathBuf]) -> String {
-    let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+fn join(disks: &[Disk<'_>]) -> String {
+    let names: Vec<String> = disks.iter().map(|disk| disk.path().display().to_string()).collect();
     names.join(", ")
 }

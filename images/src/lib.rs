@@ -29,6 +29,7 @@ pub mod partition;
 pub mod range_set;
 pub mod sink;
 pub mod source;
+pub mod store;
 pub mod volume;
 
 pub use error::{Error, ErrorKind, Result, ResultExt};

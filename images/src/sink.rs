@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::merkle::Hash;
 use crate::{ExtentMap, Result};
 
 /// What a finished sink holds.
@@ -30,6 +31,13 @@ pub trait BlockSink: Send + Sync {
 
     /// Writes data. May encode (compress) in the caller's thread.
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()>;
+
+    /// The same with the hashes of the leaves that begin in `data`, where it begins on a leaf; else `leaves` is empty. For
+    /// sinks that name content by its hash.
+    fn write_hashed(&self, data: &[u8], offset: u64, leaves: &[Hash]) -> Result<()> {
+        let _ = leaves;
+        self.write_at(data, offset)
+    }
 
     /// Makes a range read as zeros, whatever was there before.
     fn write_zeros(&self, offset: u64, len: u64) -> Result<()>;

@@ -11,6 +11,7 @@ use unmoor_images::manifest::{self, DiskRecord, Manifest, hex};
 use unmoor_images::merkle::Leaves;
 use unmoor_images::overlay::Changed;
 use unmoor_images::partition::PartitionTable;
+use unmoor_images::store::StoredDisk;
 use unmoor_images::{BlockSource, ErrorKind, ExtentMap, Monitor, Result, ResultExt, State, copy, overlay};
 
 use crate::record::Change;
@@ -101,6 +102,23 @@ impl Image {
             stream: None,
             fitted: None,
         })
+    }
+
+    /// A disk of a stored image. `name` is for people, and for the record's file: "web01@20261124T215000Z".
+    pub fn stored(name: &Path, record: &DiskRecord, disk: StoredDisk) -> Self {
+        Self {
+            path: name.to_owned(),
+            format: Format::Raw,
+            source: Box::new(disk.source),
+            extents: disk.extents,
+            leaves: Some(disk.leaves),
+            table: record.table.clone(),
+            regions: record.regions.clone(),
+            record: Some(record.clone()),
+            warnings: Vec::new(),
+            stream: None,
+            fitted: None,
+        }
     }
 
     /// What is restored is the disk as `disk` shows it, which may be longer or shorter. `what` is for people: "fitted to kvm".

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use unmoor_capture::disk::{OnReadError, OpenOptions};
-use unmoor_capture::{InUse, Outputs, Report, Request, SurveyOptions, Target, survey};
+use unmoor_capture::{InUse, Outputs, Report, Request, Stored, SurveyOptions, Target, survey};
 use unmoor_images::manifest::Consistency;
+use unmoor_images::store::{ImageName, Since};
 use unmoor_images::{BlockSource, Error, ErrorKind, Result, State, layout};
 
+use super::store::StoreOptions;
 use super::values::{Effort, HibernatedChoice, ImageOptions};
 use crate::output::size::show_size;
 use crate::output::{Outcome, Terminal};
@@ -21,6 +23,9 @@ Examples:
 
   unmoor capture /dev/sda /dev/sdb db01.qcow2
       Two disks of one machine: db01.qcow2, db01.disk1.qcow2, db01.unmoor.json
+
+  unmoor capture /dev/sda dir:/srv/images/web01
+      Into an image store: what the store has already is not stored again
 
   unmoor capture /dev/sda - | ssh backup 'cat > web01.raw'
       A raw stream";
@@ -36,7 +41,8 @@ pub(crate) struct Arguments {
     /// Block devices or disk images: the disks of one machine
     #[arg(required = true, num_args = 1.., value_name = "SOURCE")]
     sources: Vec<PathBuf>,
-    /// FILE.qcow2, .raw, .vmdk or .vhdx, or - for a stream on standard output, raw or --format vmdk
+    /// FILE.qcow2, .raw, .vmdk or .vhdx; a machine of an image store, dir:PATH/NAME; or - for a stream on standard output,
+    /// raw or --format vmdk
     #[arg(required = true, value_name = "TARGET")]
     target: PathBuf,
     /// Keep every byte, used or not
@@ -63,6 +69,12 @@ pub(crate) struct Arguments {
     /// Show what would be captured, and write nothing
     #[arg(long)]
     dry_run: bool,
+    /// Look first at what this image of the store has, NAME or NAME@TIME; at the machine's latest otherwise. All of the disk is
+    /// read in any case
+    #[arg(long, value_name = "IMAGE", help_heading = "Store options")]
+    since: Option<String>,
+    #[command(flatten)]
+    store: StoreOptions,
     #[command(flatten)]
     image: ImageOptions,
 }
@@ -95,14 +107,29 @@ impl Arguments {
         let target = Target::parse(&self.target, self.image.format.map(Into::into))?;
         let compresses = match &target {
             Target::Stream(format) | Target::Files { format, .. } => format.compresses(),
+            Target::Store { .. } => true,
         };
         if !compresses && !matches!(self.image.compress, Effort::None | Effort::Default) {
             return Err(Error::new(ErrorKind::Usage, "choosing a compression")
                 .because("raw and VHDX images are not compressed: use FILE.qcow2"));
         }
+        let store = match &target {
+            Target::Store { location, .. } => Some(self.store.open(location)?),
+            _ => None,
+        };
+        let since = match &self.since {
+            None => Since::Latest,
+            Some(_) if store.is_none() => {
+                return Err(Error::new(ErrorKind::Usage, "choosing an image to look at first")
+                    .because("--since is for image stores: the target is none"));
+            }
+            Some(name) => Since::Image(ImageName::parse(name)?),
+        };
         Ok(Request {
             sources: self.sources.clone(),
             target,
+            store,
+            since,
             compression: self.image.compression(),
             cluster_size: self.image.cluster_size,
             layout: layout::Options {
@@ -128,6 +155,7 @@ impl Arguments {
 fn dry_run(request: &Request, terminal: &Terminal) -> Result<Outcome> {
     let images = match &request.target {
         Target::Stream(_) => vec![PathBuf::from("-")],
+        Target::Store { .. } => vec![PathBuf::from(request.target.to_string()); request.sources.len()],
         Target::Files { path, .. } => {
             let outputs = Outputs::name(path, request.sources.len());
             outputs.check(&request.sources, request.force)?;
@@ -183,9 +211,11 @@ fn print(report: &Report, terminal: &Terminal) -> Result<()> {
                 })
             })
             .collect();
-        let document =
-            json!({ "disks": disks, "manifest": report.manifest, "warnings": terminal.warnings() });
+        let document = json!({ "disks": disks, "manifest": report.manifest, "stored": report.stored.as_ref().map(stored), "warnings": terminal.warnings() });
         return terminal.print_result(&document);
+    }
+    if let Some(stored) = &report.stored {
+        return terminal.print(&stored_line(report, stored));
     }
     for disk in report.disks.iter().filter(|disk| disk.image != Path::new("-")) {
         terminal.print(&format!(
@@ -201,4 +231,27 @@ fn print(report: &Report, terminal: &Terminal) -> Result<()> {
         terminal.print(&format!("{}: complete", manifest.display()))?;
     }
     Ok(())
+}
+
+/// What the store has got: read, new, stored, and the ratio of data to what was stored for it.
+fn stored_line(report: &Report, stored: &Stored) -> String {
+    let (added, data) = (&stored.added, report.disks.iter().map(|disk| disk.data_bytes).sum::<u64>());
+    let since = stored.since.as_ref().map(|since| format!(" since {since}")).unwrap_or_default();
+    format!(
+        "{}: complete; {} of data, {} read, {} new{since}, {} stored, ratio {:.1}",
+        stored.image,
+        show_size(data),
+        show_size(added.read_bytes),
+        show_size(added.new_bytes),
+        show_size(added.stored_bytes),
+        ratio(data, added.stored_bytes),
+    )
+}
+
+fn ratio(data: u64, stored: u64) -> f64 {
+    data as f64 / stored.max(1) as f64
+}
+
+fn stored(stored: &Stored) -> serde_json::Value {
+    json!({ "image": stored.image, "since": stored.since, "added": stored.added })
 }

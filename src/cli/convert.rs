@@ -187,6 +187,8 @@ fn finish(document: &serde_json::Value, said: &str, terminal: &Terminal) -> Resu
 impl Arguments {
     fn targets(&self) -> Result<Vec<Target>> {
         let target = |image: &PathBuf| {
+            let because = "an image of a store never changes: restore it to a file, and convert that";
+            super::store::refuse(image, "converting", because)?;
             if !image.is_file() {
                 let because = "it is not an image file: restore --profile fits a disk while it is restored";
                 std::fs::metadata(image).map_err(|error| Error::io("opening", error).path(image))?;

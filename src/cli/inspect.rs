@@ -13,14 +13,16 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
-use unmoor_capture::disk::{Kind, OpenOptions};
-use unmoor_capture::{InUse, Survey, SurveyOptions, survey};
+use unmoor_capture::disk::{Disk, Kind, OpenOptions};
+use unmoor_capture::{InUse, Survey, SurveyOptions, survey, survey_disks};
 use unmoor_convert::inspection::Inspection;
 use unmoor_convert::os::{self, OsFacts};
 use unmoor_images::layout::{self, Hibernated};
 use unmoor_images::manifest::Manifest;
-use unmoor_images::{BlockSource, Result, State};
+use unmoor_images::store::Location;
+use unmoor_images::{BlockSource, Error, ErrorKind, Result, State};
 
+use super::store::StoreOptions;
 use super::values::FormatName;
 use crate::output::{Outcome, Terminal};
 use kernel::Kernel;
@@ -29,6 +31,8 @@ const EXAMPLES: &str = "\
 Examples:
   unmoor inspect /dev/sda
   unmoor inspect --json web01.qcow2
+  unmoor inspect dir:/srv/images/web01
+      An image of a store
   unmoor inspect /dev/sda /dev/sdb
       Disks of one machine together, where volumes span them
   unmoor inspect --machine --json >new-machine.json
@@ -41,7 +45,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// Block devices or disk images: the disks of one machine
+    /// Block devices or disk images: the disks of one machine; or an image of a store, STORE/NAME or STORE/NAME@TIME
     #[arg(required_unless_present = "machine", value_name = "SOURCE")]
     sources: Vec<PathBuf>,
     /// Show what this machine is made of instead: the file that `--profile` takes with --json
@@ -56,6 +60,8 @@ pub(crate) struct Arguments {
     /// Say whether this rescue environment's kernel mounts the filesystems, instead of the running one
     #[arg(long, value_name = "DIR", conflicts_with = "machine")]
     rescue: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreOptions,
 }
 
 /// Looks, and prints.
@@ -73,8 +79,10 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
         layout: layout::Options { all: false, hibernated: Hibernated::Keep },
         in_use: InUse::Mention,
     };
-    let survey = survey(&arguments.sources, &options, terminal)?;
-    let manifest = arguments.manifest()?;
+    let (survey, manifest) = match arguments.sources.iter().any(|path| Location::is_path(path)) {
+        true => arguments.stored(&options, terminal)?,
+        false => (survey(&arguments.sources, &options, terminal)?, arguments.manifest()?),
+    };
     let sources: Vec<&dyn BlockSource> = survey.disks.iter().map(|disk| disk as _).collect();
     let systems = os::find(&survey.layouts, &sources, terminal);
     let machine =
@@ -94,6 +102,27 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
 }
 
 impl Arguments {
+    /// The disks of an image in a store.
+    fn stored<'a>(
+        &self,
+        options: &SurveyOptions,
+        terminal: &'a Terminal,
+    ) -> Result<(Survey<'a>, Option<Manifest>)> {
+        let [path] = self.sources.as_slice() else {
+            return Err(Error::new(ErrorKind::Usage, "choosing what to look at")
+                .because("an image of a store is looked at alone: it has all disks of its machine"));
+        };
+        let image = self.store.open_image(path, terminal)?;
+        let name = format!("{}@{}", image.record.summary.machine, image.image.time);
+        let several = image.disks.len() > 1;
+        let disks = image.disks.into_iter().enumerate().map(|(index, disk)| {
+            let name = if several { format!("{name}.disk{index}") } else { name.clone() };
+            Disk::of_image(name.as_ref(), Box::new(disk.source), Vec::new())
+        });
+        let survey = survey_disks(disks.collect(), options, terminal)?;
+        Ok((survey, Some(image.record.manifest)))
+    }
+
     /// The manifest beside the first source, where that is an image with one.
     fn manifest(&self) -> Result<Option<Manifest>> {
         match self.sources.first() {

@@ -6,10 +6,12 @@ pub(crate) mod completions;
 pub(crate) mod convert;
 pub(crate) mod dev;
 pub(crate) mod fitting;
+pub(crate) mod images;
 pub(crate) mod inspect;
 pub(crate) mod nbd;
 pub(crate) mod rescue;
 pub(crate) mod restore;
+pub(crate) mod store;
 pub(crate) mod values;
 pub(crate) mod verify;
 
@@ -58,6 +60,7 @@ pub(crate) enum Command {
     Restore(restore::Arguments),
     Convert(convert::Arguments),
     Verify(verify::Arguments),
+    Images(images::Arguments),
     Nbd(nbd::Arguments),
     Rescue(rescue::Arguments),
     Completions(completions::Arguments),

@@ -4,6 +4,7 @@
 mod boot_entry;
 mod fitted;
 mod show;
+mod stored;
 mod target;
 
 use std::fs::File;
@@ -13,7 +14,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
-use unmoor_images::manifest::Manifest;
+use unmoor_images::manifest::{DiskRecord, Manifest};
+use unmoor_images::store::Location;
 use unmoor_images::{Error, ErrorKind, Monitor, Result};
 use unmoor_restore::execute::{Outcome as Restored, execute};
 use unmoor_restore::image::{Image, OpenOptions};
@@ -22,6 +24,7 @@ use unmoor_restore::record::RestoreRecord;
 use unmoor_restore::{duplicates, room, stream};
 
 use super::fitting::FitOptions;
+use super::store::StoreOptions;
 use super::values::ImageOptions;
 use crate::output::size::{parse_size, show_size};
 use crate::output::table::plain;
@@ -40,6 +43,9 @@ Examples:
 
   unmoor restore web01.qcow2 /dev/sdb --profile physical --firmware uefi
       Onto another machine's disk, with the guest fitted to it
+
+  unmoor restore dir:/srv/images/web01 /dev/sdb
+      The latest image of a machine from an image store
 
   ssh web01 unmoor capture /dev/sda - | unmoor restore --yes - /dev/sdb
       A raw disk that comes through a pipe";
@@ -62,7 +68,8 @@ Streams:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{STREAMS}"))]
 pub(crate) struct Arguments {
-    /// The image, or - for a raw disk on standard input; with --disk, any image of the machine, or its manifest
+    /// The image: a file, STORE/NAME or STORE/NAME@TIME, or - for a raw disk on standard input; with --disk, any image of the
+    /// machine, or its manifest
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
     /// A block device, or FILE.raw, .qcow2, .vmdk or .vhdx, which is created
@@ -145,6 +152,8 @@ pub(crate) struct Arguments {
     )]
     boot_entry: boot_entry::When,
     #[command(flatten)]
+    store: StoreOptions,
+    #[command(flatten)]
     output: ImageOptions,
 }
 
@@ -152,9 +161,11 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome> {
     let options = arguments.options();
     let mut pairs = Vec::new();
-    for (image, path) in arguments.pairs(terminal)? {
-        let target = target::find(&path, arguments, terminal)?;
-        let image = arguments.open(&image, &target, terminal)?;
+    let opened = match Location::is_path(&arguments.image) {
+        true => stored::open(arguments, terminal)?,
+        false => arguments.open_files(terminal)?,
+    };
+    for (image, target) in opened {
         image.warnings.iter().for_each(|warning| terminal.warn(warning.clone()));
         pairs.push((image, target));
     }
@@ -263,23 +274,30 @@ impl Arguments {
         }
     }
 
-    fn open(&self, image: &Path, target: &Target, terminal: &Terminal) -> Result<Image> {
+    /// What a device has is not to be chosen.
+    fn check_device(&self, target: &Target, stream: bool) -> Result<()> {
         let usage = |because| Err(Error::new(ErrorKind::Usage, "choosing a size").because(because));
         let device = matches!(target, Target::Device { .. });
         if device && self.sector_size.is_some() {
             return usage("the target is a device: it has the sectors that it has");
         }
+        if device && self.size.is_some() && !stream {
+            return usage("the target is a device: it has the size that it has");
+        }
+        Ok(())
+    }
+
+    fn open(&self, image: &Path, target: &Target, terminal: &Terminal) -> Result<Image> {
+        self.check_device(target, image == Path::new("-"))?;
         if image == Path::new("-") {
             if std::io::stdin().is_terminal() {
-                return usage("standard input is a terminal: pipe a raw disk into it");
+                return Err(Error::new(ErrorKind::Usage, "choosing a size")
+                    .because("standard input is a terminal: pipe a raw disk into it"));
             }
             // Past the buffer of the standard library, which would cut reads into 8 KiB.
             let input = std::io::stdin().as_fd().try_clone_to_owned();
             let input = File::from(input.map_err(|error| Error::io("opening standard input", error))?);
             return stream::open(Box::new(input), self.size);
-        }
-        if device && self.size.is_some() {
-            return usage("the target is a device: it has the size that it has");
         }
         let open = OpenOptions {
             allow_backing: self.allow_backing,
@@ -289,7 +307,17 @@ impl Arguments {
         Image::open(image, &open, terminal)
     }
 
-    /// Images and the targets that they go to.
+    /// Image files and the targets that they go to.
+    fn open_files(&self, terminal: &Terminal) -> Result<Vec<(Image, Target)>> {
+        let mut pairs = Vec::new();
+        for (image, path) in self.pairs(terminal)? {
+            let target = target::find(&path, self, terminal)?;
+            pairs.push((self.open(&image, &target, terminal)?, target));
+        }
+        Ok(pairs)
+    }
+
+    /// Image files and the names of their targets.
     fn pairs(&self, terminal: &Terminal) -> Result<Vec<(PathBuf, PathBuf)>> {
         let usage = |because: String| Error::new(ErrorKind::Usage, "choosing targets").because(because);
         if self.image == Path::new("-") {
@@ -327,7 +355,18 @@ impl Arguments {
         let Some(manifest) = manifest else {
             return Err(usage("--disk needs a manifest beside the image".to_owned()));
         };
-        let mut pairs: Vec<(PathBuf, PathBuf)> = Vec::new();
+        let disks = self.chosen(&manifest, terminal)?.into_iter();
+        disks.map(|(disk, target)| Ok((folder.join(file_name(&disk.image)?), target.clone()))).collect()
+    }
+
+    /// The disks that `--disk` names, and where they go.
+    fn chosen<'a>(
+        &'a self,
+        manifest: &'a Manifest,
+        terminal: &Terminal,
+    ) -> Result<Vec<(&'a DiskRecord, &'a PathBuf)>> {
+        let usage = |because: String| Error::new(ErrorKind::Usage, "choosing targets").because(because);
+        let mut pairs: Vec<(&DiskRecord, &PathBuf)> = Vec::new();
         for (old, target) in &self.disks {
             let found = manifest.disks.iter().enumerate().find(|(index, disk)| {
                 let names = [disk.source.as_str(), disk.image.as_str()];
@@ -338,16 +377,15 @@ impl Arguments {
                 let known: Vec<&str> = manifest.disks.iter().map(|disk| disk.source.as_str()).collect();
                 return Err(usage(format!("the machine has no disk {old}; it has {}", known.join(", "))));
             };
-            let image = folder.join(file_name(&disk.image)?);
-            if pairs.iter().any(|(known, to)| *known == image || to == target) {
+            if pairs.iter().any(|(known, to)| known.image == disk.image || *to == target) {
                 return Err(usage(format!("{old}={} repeats a disk", target.display())));
             }
-            pairs.push((image, target.clone()));
+            pairs.push((disk, target));
         }
         let left: Vec<&str> = manifest
             .disks
             .iter()
-            .filter(|disk| !pairs.iter().any(|(image, _)| image.ends_with(&disk.image)))
+            .filter(|disk| !pairs.iter().any(|(known, _)| known.image == disk.image))
             .map(|disk| disk.source.as_str())
             .collect();
         if !left.is_empty() {

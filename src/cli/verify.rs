@@ -12,10 +12,12 @@ use unmoor_images::layout::Region;
 use unmoor_images::manifest::{self, Conversion, DiskRecord, Manifest};
 use unmoor_images::merkle::Leaves;
 use unmoor_images::monitor::Phase;
+use unmoor_images::store::Location;
 use unmoor_images::{BlockSource, Error, ErrorKind, ExtentMap, Monitor, Result, ResultExt, formats, overlay};
 use unmoor_restore::record::{Change, RestoreRecord};
 
 use super::inspect::place;
+use super::store::StoreOptions;
 use crate::output::size::show_size;
 use crate::output::table::plain;
 use crate::output::{Outcome, Terminal};
@@ -26,7 +28,10 @@ Examples:
       Every hash of the image, and of the further disks of its machine
 
   unmoor verify web01.qcow2 /dev/sdb
-      The disk that it was restored to";
+      The disk that it was restored to
+
+  unmoor verify dir:/srv/images/web01
+      Every chunk of the latest image in a store";
 
 /// Check every hash of an image, or of a disk that it was restored to
 ///
@@ -35,7 +40,8 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// An image with its manifest beside it, or the manifest NAME.unmoor.json
+    /// An image with its manifest beside it, the manifest NAME.unmoor.json, or an image of a store: STORE/NAME or
+    /// STORE/NAME@TIME
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
     /// The disk or file that the image was restored to
@@ -47,6 +53,8 @@ pub(crate) struct Arguments {
     /// Worker threads; 0 chooses by the number of processors
     #[arg(long, value_name = "COUNT", default_value_t = 0, hide_default_value = true)]
     threads: usize,
+    #[command(flatten)]
+    store: StoreOptions,
 }
 
 /// One disk that was compared.
@@ -63,13 +71,17 @@ struct Checked {
 
 /// Compares, prints, and fails if anything differs.
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome> {
+    if Location::is_path(&arguments.image) {
+        return conclude(&check_stored(arguments, terminal)?, terminal);
+    }
     let (manifest, named) = find_manifest(&arguments.image, terminal)?;
     let folder = arguments.image.parent().unwrap_or(Path::new(""));
     let checked = match &arguments.disk {
         Some(disk) => {
             let record =
                 manifest.disks.get(named.unwrap_or(0)).ok_or_else(|| no_manifest(&arguments.image))?;
-            vec![check_disk(disk, &folder.join(&record.image), record, folder, arguments, terminal)?]
+            let map = || record.read_map(folder);
+            vec![check_disk(disk, &folder.join(&record.image), (record, &map), arguments, terminal)?]
         }
         None => {
             let wanted = |index: &usize| named.is_none_or(|named| named == 0 || named == *index);
@@ -79,7 +91,12 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
                 .collect::<Result<Vec<_>>>()?
         }
     };
-    print(&checked, terminal)?;
+    conclude(&checked, terminal)
+}
+
+/// Prints, and fails if anything differs.
+fn conclude(checked: &[Checked], terminal: &Terminal) -> Result<Outcome> {
+    print(checked, terminal)?;
     match checked.iter().find(|disk| !disk.comparison.is_exact()) {
         None => Ok(Outcome::Done),
         Some(bad) => {
@@ -142,11 +159,43 @@ fn check_image(
     Ok(Checked { damage, path, comparison, changes: Vec::new(), conversions: record.conversions.clone() })
 }
 
+/// An image of a store, or the disk that it was restored to.
+fn check_stored(arguments: &Arguments, terminal: &Terminal) -> Result<Vec<Checked>> {
+    let image = arguments.store.open_image(&arguments.image, terminal)?;
+    let name = format!("{}@{}", image.record.summary.machine, image.image.time);
+    let records = &image.record.manifest.disks;
+    let disks = image.disks.into_iter().zip(records).enumerate();
+    if let Some(disk) = &arguments.disk {
+        let [record] = records.as_slice() else {
+            return Err(Error::refused(
+                "verifying",
+                "the machine has several disks, and which one this is cannot be said yet",
+            ));
+        };
+        let mut disks = disks;
+        let Some((_, (stored, _))) = disks.next() else { return Ok(Vec::new()) };
+        let map = || Ok((stored.extents.clone(), stored.leaves.clone()));
+        return Ok(vec![check_disk(disk, Path::new(&name), (record, &map), arguments, terminal)?]);
+    }
+    disks
+        .map(|(index, (disk, record))| {
+            let path = if records.len() > 1 { format!("{name}.{}", record.image) } else { name.clone() };
+            let path = PathBuf::from(path);
+            let maps = (&disk.extents, &disk.leaves);
+            let comparison = compare(&disk.source, &path, index, maps, arguments, terminal)?;
+            let damage = damage(&comparison, &record.regions, &[]);
+            Ok(Checked { damage, path, comparison, changes: Vec::new(), conversions: Vec::new() })
+        })
+        .collect()
+}
+
+/// A disk's extents and leaves, read when they are wanted.
+type ReadMap<'a> = &'a dyn Fn() -> Result<(ExtentMap, Leaves)>;
+
 fn check_disk(
     path: &Path,
     image: &Path,
-    record: &DiskRecord,
-    folder: &Path,
+    (record, read_map): (&DiskRecord, ReadMap<'_>),
     arguments: &Arguments,
     terminal: &Terminal,
 ) -> Result<Checked> {
@@ -173,7 +222,7 @@ fn check_disk(
                 "there is no record of a restore to {}: every change since the capture counts as damage",
                 path.display()
             ));
-            let (extents, leaves) = record.read_map(folder)?;
+            let (extents, leaves) = read_map()?;
             (extents, leaves, Vec::new())
         }
     };

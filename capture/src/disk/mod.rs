@@ -93,6 +93,12 @@ impl<'a> Disk<'a> {
         })
     }
 
+    /// A disk of a stored image, which somebody else has opened. `path` is for people.
+    pub fn of_image(path: &Path, source: Box<dyn BlockSource>, warnings: Vec<String>) -> Self {
+        let kind = Kind::Image(Format::Raw);
+        Self { path: path.to_owned(), kind, source: Source::Image(source), warnings }
+    }
+
     /// As the user named it.
     pub fn path(&self) -> &Path {
         &self.path

@@ -19,7 +19,7 @@ pub fn read(tree: &Tree) -> MachineFacts {
     let uefi = tree.exists("sys/firmware/efi");
     MachineFacts {
         architecture: std::env::consts::ARCH.to_owned(),
-        hostname: tree.text("proc/sys/kernel/hostname"),
+        hostname: read_hostname(tree),
         vendor: dmi("sys_vendor"),
         // Machines without DMI (ARM boards) have a device tree.
         product: dmi("product_name").or_else(|| tree.text("sys/firmware/devicetree/base/model")),
@@ -42,6 +42,11 @@ pub fn read(tree: &Tree) -> MachineFacts {
         pci: pci::list(tree),
         buses: buses::list(tree),
     }
+}
+
+/// The host's name, as the kernel has it.
+pub fn read_hostname(tree: &Tree) -> Option<String> {
+    tree.text("proc/sys/kernel/hostname")
 }
 
 /// False for what board makers leave in place of a value.

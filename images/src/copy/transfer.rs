@@ -73,6 +73,7 @@ pub fn copy(
                         sink,
                         buffer: AlignedBuffer::new(slab as usize),
                         pairs: Vec::new(),
+                        hashes: Vec::new(),
                     };
                     if let Err(error) = worker.run(&shared, options, monitor) {
                         keep_cause(&mut lock(&shared.first_error), error);
@@ -127,6 +128,8 @@ struct Worker<'a> {
     sink: &'a dyn BlockSink,
     buffer: AlignedBuffer,
     pairs: Vec<(u64, Hash)>,
+    /// Of the slab at hand.
+    hashes: Vec<Hash>,
 }
 
 impl Worker<'_> {
@@ -177,13 +180,15 @@ impl Worker<'_> {
             }
         }
         self.sink.observe_read(began.elapsed());
+        self.hashes.clear();
         for (index, data) in buffer.chunks(LEAF as usize).enumerate() {
             let hash = merkle::leaf(data);
+            self.hashes.push(hash);
             if hash != merkle::zero_leaf(data.len() as u64) {
                 self.pairs.push((offset / LEAF + index as u64, hash));
             }
         }
-        write_granules(self.sink, self.extents, buffer, offset)?;
+        write_granules(self.sink, self.extents, buffer, offset, &self.hashes)?;
         Ok(read)
     }
 }
@@ -197,7 +202,13 @@ enum Need {
 }
 
 /// Hands a slab to the sink as the longest runs of granules that need the same.
-fn write_granules(sink: &dyn BlockSink, extents: &ExtentMap, buffer: &[u8], offset: u64) -> Result<()> {
+fn write_granules(
+    sink: &dyn BlockSink,
+    extents: &ExtentMap,
+    buffer: &[u8],
+    offset: u64,
+    leaves: &[Hash],
+) -> Result<()> {
     let granule = sink.granule();
     let needs = |start: u64, data: &[u8]| {
         let end = start + data.len() as u64;
@@ -220,7 +231,12 @@ fn write_granules(sink: &dyn BlockSink, extents: &ExtentMap, buffer: &[u8], offs
             _ if data.is_empty() => Ok(()),
             Need::Nothing => Ok(()),
             Need::Zeros => sink.write_zeros(start, data.len() as u64),
-            Need::Data => sink.write_at(data, start),
+            Need::Data => {
+                let first = from / LEAF as usize;
+                let whole = from.is_multiple_of(LEAF as usize);
+                let leaves = if whole { leaves.get(first..).unwrap_or_default() } else { &[] };
+                sink.write_hashed(data, start, leaves)
+            }
         }
     };
     let (mut from, mut at, mut current) = (0, 0, Need::Nothing);

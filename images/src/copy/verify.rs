@@ -154,6 +154,14 @@ fn compare_slab(
         }
         match disk.read_at(part, extent.offset) {
             Ok(()) => read += extent.len,
+            // Leaf by leaf, so that one that cannot be read hides no other.
+            Err(_) if end - offset > LEAF => {
+                let mut read = 0;
+                for (index, leaf) in buffer.chunks_mut(LEAF as usize).enumerate() {
+                    read += compare_slab(disk, to_read, leaves, leaf, offset + index as u64 * LEAF, found)?;
+                }
+                return Ok(read);
+            }
             Err(error) => {
                 failed = true;
                 lock(found).0.unreadable.push((extent.offset..extent.end(), error.chain()));

@@ -51,7 +51,7 @@ const BOUNCE: usize = 1 << 20;
 /// disk, other work on the machine); an image is written once, so that its cached pages serve nobody.
 /// What is not aligned, and filesystems without direct I/O, use the page cache; its write-out is started every 16 MiB, so that
 /// it overlaps with the work and the final `fsync` does not wait for gigabytes at once.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     file: File,
     direct: Option<File>,
     /// Set once the filesystem has refused a direct write.
@@ -65,7 +65,7 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Creates `path`, which must not exist.
-    pub(super) fn create(path: &Path) -> Result<Self> {
+    pub(crate) fn create(path: &Path) -> Result<Self> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -101,7 +101,7 @@ impl Writer {
     }
 
     /// Writes all of `data`; short writes are continued. No other call may write to the same pages at the same time.
-    pub(super) fn write(&self, data: &[u8], offset: u64) -> Result<()> {
+    pub(crate) fn write(&self, data: &[u8], offset: u64) -> Result<()> {
         let (aligned, rest) = data.split_at(data.len() / ALIGNMENT * ALIGNMENT);
         let direct = offset.is_multiple_of(ALIGNMENT as u64)
             && !aligned.is_empty()
@@ -170,7 +170,7 @@ impl Writer {
     }
 
     /// Waits until everything is on stable storage.
-    pub(super) fn sync(&self) -> Result<()> {
+    pub(crate) fn sync(&self) -> Result<()> {
         self.file.sync_all().doing(|| "flushing the image to stable storage")
     }
 }

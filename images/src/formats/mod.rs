@@ -22,6 +22,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use aligned::{ALIGNMENT, AlignedBuffer};
+pub(crate) use file::Writer;
 pub use patch::{Patcher, check_changed};
 
 use crate::{BlockSink, BlockSource, Error, ErrorKind, Result, ResultExt};

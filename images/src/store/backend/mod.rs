@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Objects by name: the little that a store needs of what holds it.
+
+mod directory;
+
+use super::Location;
+use crate::Result;
+
+pub use directory::Directory;
+
+/// An object that a listing found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name, parts separated by slashes.
+    pub name: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+/// Objects by name, as object storage has them. Used by several threads.
+///
+/// An object appears whole or not at all; a put replaces what has that name. Names are made by the store of letters,
+/// digits, dots, dashes, underscores and slashes.
+pub trait Backend: Send + Sync {
+    /// What to call it in messages.
+    fn describe(&self) -> String;
+
+    /// The whole object, at most `most` bytes; none where there is none.
+    fn get(&self, name: &str, most: u64) -> Result<Option<Vec<u8>>>;
+
+    /// Fills `buf` from byte `offset` of the object. An object that is absent or too short is an error.
+    fn read(&self, name: &str, buf: &mut [u8], offset: u64) -> Result<()>;
+
+    /// The last bytes of an object, `most` or as many as there are, and its length; none where there is none.
+    fn tail(&self, name: &str, most: u64) -> Result<Option<(Vec<u8>, u64)>>;
+
+    /// Writes an object. Whether it survives a crash is known after [`barrier`](Self::barrier).
+    fn put(&self, name: &str, data: &[u8]) -> Result<()>;
+
+    /// The same for an object that must not be there yet; false where it is.
+    fn create(&self, name: &str, data: &[u8]) -> Result<bool>;
+
+    /// Waits until all that was put is on stable storage.
+    fn barrier(&self) -> Result<()>;
+
+    /// Removes an object; one that is not there is no error.
+    fn delete(&self, name: &str) -> Result<()>;
+
+    /// All objects whose names begin with `prefix`, which ends in a slash or is empty, in no particular order.
+    fn list(&self, prefix: &str, each: &mut dyn FnMut(Listed) -> Result<()>) -> Result<()>;
+
+    /// True where a read costs a trip over a network, so that larger and fewer ones pay.
+    fn is_remote(&self) -> bool {
+        false
+    }
+}
+
+/// Opens what holds a store. Nothing is written.
+pub fn open(location: &Location) -> Result<Box<dyn Backend>> {
+    match location {
+        Location::Directory(path) => Ok(Box::new(Directory::open(path))),
+        Location::S3 { .. } => Err(crate::Error::unsupported("opening a store", "S3 is not built yet")),
+    }
+}
+
+/// All names below `prefix`, sorted.
+pub(crate) fn names(backend: &dyn Backend, prefix: &str) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    backend.list(prefix, &mut |listed| {
+        names.push(listed.name);
+        Ok(())
+    })?;
+    names.sort();
+    Ok(names)
+}

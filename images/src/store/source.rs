@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A disk of a stored image, read at any address: chunks fetched, checked against their hashes, and kept for small reads.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::encode::decode;
+use super::reader::{Place, Places};
+use crate::manifest::hex;
+use crate::merkle::{self, Hash, Leaves};
+use crate::source::check_range;
+use crate::{BlockSource, Error, ErrorKind, Extent, LEAF, Result, ResultExt, State};
+
+/// Chunks that are kept for small reads: 16 MiB.
+const KEPT: usize = 64;
+/// Bytes between two chunks of a pack that are read rather than skipped.
+const GAP: u64 = 64 * 1024;
+/// Most bytes of one read from a pack.
+const MOST_READ: u64 = 4 << 20;
+
+/// A disk.
+pub struct StoreSource {
+    places: Arc<Places>,
+    leaves: Leaves,
+    sector_size: u32,
+    /// The latest used last.
+    kept: Mutex<VecDeque<(u64, Arc<Vec<u8>>)>>,
+}
+
+/// A leaf that is wanted, and the part of the caller's buffer that it fills.
+struct Want<'a> {
+    index: u64,
+    hash: Hash,
+    place: Place,
+    out: &'a mut [u8],
+}
+
+impl StoreSource {
+    pub(super) fn new(places: Arc<Places>, leaves: Leaves, sector_size: u32) -> Self {
+        Self { places, leaves, sector_size, kept: Mutex::default() }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, VecDeque<(u64, Arc<Vec<u8>>)>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bytes_of(&self, leaf: u64) -> Range<u64> {
+        leaf * LEAF..((leaf + 1) * LEAF).min(self.leaves.size())
+    }
+
+    fn place(&self, leaf: u64, hash: &Hash) -> Result<Place> {
+        let id = self.places.store().seal().id(hash);
+        let place = self.places.place(&id).copied().ok_or_else(|| {
+            Error::new(ErrorKind::Mismatch, format!("looking for the chunk {}", hex(&id)))
+                .at(leaf * LEAF)
+                .because("no pack has it: packs were lost or damaged")
+        })?;
+        let bytes = self.bytes_of(leaf);
+        if u64::from(place.raw) != bytes.end - bytes.start {
+            return Err(Error::malformed(
+                format!("reading the chunk {}", hex(&id)),
+                "it has another length than its leaf",
+            ));
+        }
+        Ok(place)
+    }
+
+    /// A whole leaf, from those that are kept or from its pack.
+    fn leaf(&self, index: u64, hash: &Hash) -> Result<Arc<Vec<u8>>> {
+        {
+            let mut kept = self.kept();
+            if let Some(at) = kept.iter().position(|(leaf, _)| *leaf == index)
+                && let Some(found) = kept.remove(at)
+            {
+                kept.push_back(found.clone());
+                return Ok(found.1);
+            }
+        }
+        let place = self.place(index, hash)?;
+        let mut data = vec![0; place.raw as usize];
+        self.fetch(&mut [Want { index, hash: *hash, place, out: &mut data }])?;
+        let data = Arc::new(data);
+        let mut kept = self.kept();
+        kept.push_back((index, data.clone()));
+        if kept.len() > KEPT {
+            kept.pop_front();
+        }
+        Ok(data)
+    }
+
+    /// Fetches leaves, those that lie together in a pack by one read.
+    fn fetch(&self, wants: &mut [Want<'_>]) -> Result<()> {
+        wants.sort_unstable_by_key(|want| (want.place.pack, want.place.at));
+        let end = |place: &Place| u64::from(place.at) + u64::from(place.stored);
+        let mut rest = wants;
+        while let Some(first) = rest.first() {
+            let (pack, start) = (first.place.pack, u64::from(first.place.at));
+            let (mut stop, mut count) = (end(&first.place), 1);
+            for next in rest.iter().skip(1) {
+                let near = next.place.pack == pack && u64::from(next.place.at) <= stop + GAP;
+                if !near || end(&next.place).max(stop) - start > MOST_READ {
+                    break;
+                }
+                stop = stop.max(end(&next.place));
+                count += 1;
+            }
+            let (now, later) = rest.split_at_mut(count);
+            self.fetch_together(now, start..stop)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn fetch_together(&self, wants: &mut [Want<'_>], range: Range<u64>) -> Result<()> {
+        let Some(first) = wants.first() else { return Ok(()) };
+        let pack = self.places.pack(&first.place).to_owned();
+        let store = self.places.store();
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        store.backend().read(&pack, &mut bytes, range.start)?;
+        for want in wants {
+            let from = (u64::from(want.place.at) - range.start) as usize;
+            let stored = bytes.get(from..from + want.place.stored as usize).unwrap_or_default();
+            let id = store.seal().id(&want.hash);
+            let doing = || format!("reading the chunk {} from {pack}", hex(&id));
+            let entry = want.place.entry(id);
+            if decode(store.seal(), &entry, stored, want.out).is_ok() && merkle::leaf(want.out) == want.hash {
+                continue;
+            }
+            // What came over a network may have been damaged on its way: once more, alone.
+            let mut again = vec![0; want.place.stored as usize];
+            store.backend().read(&pack, &mut again, want.place.at.into())?;
+            decode(store.seal(), &entry, &again, want.out).doing(doing)?;
+            if merkle::leaf(want.out) != want.hash {
+                return Err(Error::new(ErrorKind::Mismatch, doing())
+                    .at(want.index * LEAF)
+                    .because("its hash is not that of its content"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl BlockSource for StoreSource {
+    fn size(&self) -> u64 {
+        self.leaves.size()
+    }
+
+    fn sector_size(&self) -> u32 {
+        self.sector_size
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        check_range(self.size(), offset, buf.len())?;
+        let end = offset + buf.len() as u64;
+        let mut wants: Vec<Want<'_>> = Vec::new();
+        let mut rest = buf;
+        let mut at = offset;
+        let mut runs = self.leaves.runs_within(offset / LEAF..end.div_ceil(LEAF));
+        let mut run = runs.next();
+        while at < end {
+            let index = at / LEAF;
+            while run.is_some_and(|(first, count, _)| first + count <= index) {
+                run = runs.next();
+            }
+            let hash = run.map(|(_, _, hash)| hash).unwrap_or_else(|| merkle::zero_leaf(LEAF));
+            let leaf = self.bytes_of(index);
+            let to = leaf.end.min(end);
+            let (out, later) = rest.split_at_mut(((to - at) as usize).min(rest.len()));
+            rest = later;
+            if hash == merkle::zero_leaf(leaf.end - leaf.start) {
+                out.fill(0);
+            } else if at == leaf.start && to == leaf.end {
+                let place = self.place(index, &hash)?;
+                wants.push(Want { index, hash, place, out });
+            } else {
+                let data = self.leaf(index, &hash)?;
+                let from = (at - leaf.start) as usize;
+                if let Some(part) = data.get(from..from + out.len()) {
+                    out.copy_from_slice(part);
+                }
+            }
+            at = to;
+        }
+        self.fetch(&mut wants)
+    }
+
+    fn extent_at(&self, offset: u64, len: u64) -> Result<Extent> {
+        let end = offset.saturating_add(len).min(self.size());
+        let mut found: Option<Extent> = None;
+        for (first, count, hash) in self.leaves.runs_within(offset / LEAF..end.div_ceil(LEAF)) {
+            let (start, stop) = (first * LEAF, ((first + count) * LEAF).min(self.size()));
+            let zero = hash == merkle::zero_leaf((stop - start).min(LEAF));
+            let state = if zero { State::Zero } else { State::Data };
+            let to = stop.min(end);
+            match &mut found {
+                None => found = Some(Extent { offset, len: to - offset, state }),
+                Some(extent) if extent.state == state => extent.len = to - offset,
+                Some(_) => break,
+            }
+        }
+        Ok(found.unwrap_or(Extent { offset, len, state: State::Data }))
+    }
+}

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The store as a whole, on a directory and on a backend that fails.
+
+mod damage;
+mod pruning;
+mod scene;
+mod sealed;
+mod whole;
