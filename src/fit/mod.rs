@@ -12,6 +12,7 @@
 
 mod direct;
 mod guest;
+mod identities;
 pub(crate) mod job;
 mod planning;
 
@@ -79,7 +80,8 @@ impl Report {
     /// A plan that was made at another time.
     pub(crate) fn of_plan(plan: Plan) -> Self {
         let count = plan.edits.len();
-        let mut text = format!("a saved plan: {count} files, {} changes of disks", plan.disk.len());
+        let disks = plan.disk.len() + plan.identities.len();
+        let mut text = format!("a saved plan: {count} files, {disks} changes of disks");
         for edit in &plan.edits {
             text.push_str(&format!("\nchanges {}", edit.path));
         }
@@ -87,6 +89,9 @@ impl Report {
             for line in &edit.summary {
                 text.push_str(&format!("\ndisk {}: {line}", edit.disk));
             }
+        }
+        for edit in &plan.identities {
+            text.push_str(&format!("\n{}", edit.of.summary()));
         }
         Self { inspection: None, plan, text }
     }
