@@ -5,6 +5,7 @@
 //!   Files, Devices --inspect--> Inspection --+
 //!   Request (Hardware, firmware, identity) --+--rules--> Draft --> Plan --lint--> findings --apply--> changed files
 //!                                            +--firmware-+   ^                                  +--> Undo
+//!                                            +--identity-+   |
 //!                       inject-drivers (the layer above) ----+
 //!   Inspection, Plan::capabilities --target--> libvirt XML, QEMU command line, Proxmox configuration
 //! ```
@@ -15,6 +16,7 @@ pub mod apply;
 pub mod devices;
 pub mod files;
 pub mod firmware;
+pub mod identity;
 pub mod inspect;
 pub mod inspection;
 pub mod lint;

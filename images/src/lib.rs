@@ -19,6 +19,7 @@ pub mod error;
 pub mod extent;
 pub mod filesystem;
 pub mod formats;
+pub mod identity;
 pub mod layout;
 pub mod manifest;
 pub mod merkle;

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use unmoor_convert::apply;
 use unmoor_convert::devices::Devices;
 use unmoor_convert::files::Directory;
 use unmoor_convert::os::{self, OsFacts};
-use unmoor_convert::plan::{DiskEdit, Plan};
+use unmoor_convert::plan::{DiskEdit, IdentityEdit, Plan};
+use unmoor_convert::{apply, identity};
 use unmoor_images::adapt::WithSectors;
 use unmoor_images::formats::raw::RawSource;
 use unmoor_images::layout::{self, DiskLayout};
@@ -20,8 +20,8 @@ use unmoor_images::{BlockSource, Error, Monitor, Result, ResultExt};
 use unmoor_initramfs::activate::{self, Activated, Filesystem, Key};
 use unmoor_initramfs::rescue;
 
-use super::Action;
 use super::planning::{Readable, plan_of};
+use super::{Action, identities};
 
 /// Where a guest's own filesystems hold what decides how it boots and runs.
 pub(super) const MOUNTS: [&str; 10] =
@@ -44,13 +44,18 @@ pub(super) fn act(
     let options = activate::Options { read_only, keys: keys.collect(), sector_size };
     let activated = activate::activate(disks, &options)?;
     activated.warnings.iter().for_each(|warning| monitor.warn(warning.clone()));
-    let done = mounted(disks, &activated, action, facts, monitor);
+    let done = mounted(disks, &activated, action, facts, monitor).and_then(|(result, identities)| {
+        identities::on_devices(&identities, disks, &activated)?;
+        Ok((result, identities))
+    });
+    let layouts = activated.layouts.clone();
     let down = activated.finish();
-    let result = done?;
+    let (result, identities) = done?;
     down?;
     if let Action::Apply(plan) = action {
         write_disks(plan, disks)?;
     }
+    identities::on_disks(&identities, disks, &layouts)?;
     Ok(result)
 }
 
@@ -60,7 +65,7 @@ fn mounted(
     action: &Action,
     facts: Option<&MachineFacts>,
     monitor: &dyn Monitor,
-) -> Result<Value> {
+) -> Result<(Value, Vec<IdentityEdit>)> {
     let paths = disks.iter().chain(activated.opened.iter().map(|opened| &opened.path));
     let sources = paths
         .zip(&activated.layouts)
@@ -90,6 +95,12 @@ fn mounted(
         monitor.warn(format!("{point} of the guest is not mounted: {why}"));
     }
     let files = Directory::open(at.path())?;
+    let identities = match action {
+        Action::Plan(_) => Vec::new(),
+        Action::Apply(plan) => plan.identities.clone(),
+        Action::Undo { force } => apply::changed_identities(&files, &undo_options(*force))?,
+    };
+    identity::carry_out::check(&identities, &sources, &activated.layouts)?;
     let done = match action {
         Action::Plan(request) => {
             let guest = Readable {
@@ -108,7 +119,7 @@ fn mounted(
     let down = guest.unmount();
     let done = done?;
     down?;
-    Ok(done)
+    Ok((done, identities))
 }
 
 fn changed(plan: &Plan, files: &Directory, monitor: &dyn Monitor) -> Result<Value> {
@@ -122,8 +133,12 @@ fn changed(plan: &Plan, files: &Directory, monitor: &dyn Monitor) -> Result<Valu
     Ok(json!({ "changed_files": applied.changed, "undo": applied.undo, "seconds": seconds }))
 }
 
+fn undo_options(force: bool) -> apply::UndoOptions {
+    apply::UndoOptions { force, ..Default::default() }
+}
+
 fn undone(files: &Directory, force: bool, monitor: &dyn Monitor) -> Result<Value> {
-    let undone = apply::undo(files, &apply::UndoOptions { force, ..Default::default() })?;
+    let undone = apply::undo(files, &undo_options(force))?;
     for path in &undone.left {
         monitor.warn(format!("{path} was changed since, and is left as it is"));
     }

@@ -12,6 +12,7 @@
 
 mod direct;
 mod guest;
+mod identities;
 pub(crate) mod job;
 mod planning;
 
@@ -82,7 +83,8 @@ impl Report {
     /// A plan that was made at another time.
     pub(crate) fn of_plan(plan: Plan) -> Self {
         let count = plan.edits.len();
-        let mut text = format!("a saved plan: {count} files, {} changes of disks", plan.disk.len());
+        let disks = plan.disk.len() + plan.identities.len();
+        let mut text = format!("a saved plan: {count} files, {disks} changes of disks");
         for edit in &plan.edits {
             text.push_str(&format!("\nchanges {}", edit.path));
         }
@@ -90,6 +92,9 @@ impl Report {
             for line in &edit.summary {
                 text.push_str(&format!("\ndisk {}: {line}", edit.disk));
             }
+        }
+        for edit in &plan.identities {
+            text.push_str(&format!("\n{}", edit.of.summary()));
         }
         Self { inspection: None, plan, text, seconds: 0.0 }
     }

@@ -7,7 +7,7 @@ use unmoor_convert::devices::Devices;
 use unmoor_convert::files::{self, Files};
 use unmoor_convert::plan::Draft;
 use unmoor_convert::request::Request;
-use unmoor_convert::{firmware, inspect, lint, os, rules};
+use unmoor_convert::{firmware, identity, inspect, lint, os, rules};
 use unmoor_images::layout::{self, DiskLayout, Hibernated};
 use unmoor_images::manifest::MachineFacts;
 use unmoor_images::{BlockSource, Error, Monitor, Result, ResultExt};
@@ -30,10 +30,14 @@ pub(crate) fn plan_of(guest: &Readable<'_>, request: &Request) -> Result<Report>
     let inspection = inspect::inspect(*files, devices, *facts).doing(|| "inspecting the guest")?;
     let mut draft = Draft::new(*files);
     rules::plan(&mut draft, &inspection, devices, request).doing(|| "planning the edits")?;
-    firmware::plan(&mut draft, &inspection, devices, disks, layouts, request)
+    let clone = identity::decide(&mut draft, &inspection, devices, disks, layouts, request)
+        .doing(|| "planning other identities")?;
+    firmware::plan(&mut draft, &inspection, devices, disks, layouts, request, &clone.names)
         .doing(|| "planning the firmware")?;
+    identity::plan(&mut draft, &inspection, &clone).doing(|| "planning other identities")?;
     unmoor_inject_drivers::inject(&mut draft, &inspection, request).doing(|| "planning the drivers")?;
-    lint::lint(&mut draft, &inspection, devices, request).doing(|| "checking the plan")?;
+    lint::lint(&mut draft, &inspection, &devices.with_new(&clone.names), request)
+        .doing(|| "checking the plan")?;
     let mut plan = draft.finish();
     let replaced = plan.disk.iter().map(|edit| super::guest::replaced(edit, disks));
     plan.disk_was = replaced.collect::<Result<_>>()?;

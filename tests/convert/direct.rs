@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::common::{Loop, Mounted, Scene, hash, run, tool};
-use crate::guest::{Drivers, RELEASE, UUID, disk, image};
+use crate::guest::{Drivers, RELEASE, UUID, disk, embed_grub, image};
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -224,4 +224,68 @@ fn an_mbr_that_counts_in_sectors_of_4096_bytes_is_still_read_so_when_the_guest_i
     fsck(&scene, &image);
     let script = std::fs::read_to_string(scene.path("a.qemu.sh")).unwrap();
     assert!(script.contains("logical_block_size=4096"), "{script}");
+}
+
+/// The UUID of its root filesystem, and the signature of its table, as blkid and sfdisk tell them.
+fn identities(scene: &Scene, image: &Path) -> (String, String) {
+    let raw = scene.path("identities.raw");
+    tool("qemu-utils", "qemu-img", &["convert", "-O", "raw", text(image), text(&raw)]).expect(0);
+    let root = ["-p", "-O", "1048576", "-o", "value", "-s", "UUID", text(&raw)];
+    let root = tool("util-linux", "blkid", &root).expect(0).stdout;
+    let table = tool("fdisk", "sfdisk", &["--disk-id", text(&raw)]).expect(0).stdout;
+    std::fs::remove_file(raw).unwrap();
+    (root.trim().to_owned(), table.trim().trim_start_matches("0x").to_owned())
+}
+
+#[test]
+fn a_clone_has_other_uuids_with_all_references_and_is_given_back() {
+    let scene = Scene::new();
+    let raw = disk(&scene, Drivers::Virtio);
+    embed_grub(&scene, &raw, "");
+    let image = scene.path("a.qcow2");
+    run(&["capture", text(&raw), text(&image)]).expect(0);
+    let before = Guest::of(&scene, &image);
+    let (fstab, grub) = (before.text("etc/fstab"), before.text("boot/grub/grub.cfg"));
+    drop(before);
+    let old = identities(&scene, &image);
+    assert_eq!(old.0, UUID);
+
+    let clone = ["convert", "--json", "--direct", "--profile", "kvm", "--identity", "clone", text(&image)];
+    let said: Value = serde_json::from_str(&run(&clone).expect(0).stdout).unwrap();
+    let changed = said["plan"]["identities"].as_array().unwrap();
+    assert_eq!(changed.len(), 2, "{}", said["plan"]["findings"]);
+    let new = identities(&scene, &image);
+    assert_eq!(changed[0]["of"]["filesystem"]["new"].as_str(), Some(new.0.as_str()));
+    assert_eq!(changed[1]["of"]["table"]["new"].as_str(), Some(new.1.as_str()));
+    assert!(new.0 != old.0 && new.1 != old.1, "{new:?}");
+    let verified = run(&["verify", text(&image)]).expect(0).stdout;
+    assert!(verified.contains("changed since the capture: fitted to kvm"), "{verified}");
+    fsck(&scene, &image);
+    let guest = Guest::of(&scene, &image);
+    assert_eq!(guest.text("etc/fstab"), fstab.replace("/dev/sda1", &format!("UUID={}", new.0)));
+    let menu = guest.text("boot/grub/grub.cfg");
+    assert_eq!((menu.matches(UUID).count(), menu.matches(&new.0).count()), (0, 2), "{menu}");
+    drop(guest);
+
+    run(&["convert", "--direct", "--undo", text(&image)]).expect(0);
+    run(&["verify", text(&image)]).expect(0);
+    fsck(&scene, &image);
+    assert_eq!(identities(&scene, &image), old);
+    let undone = Guest::of(&scene, &image);
+    assert_eq!((undone.text("etc/fstab"), undone.text("boot/grub/grub.cfg")), (fstab, grub));
+}
+
+#[test]
+fn a_clone_whose_grub_has_the_uuid_within_keeps_it_and_says_so() {
+    let scene = Scene::new();
+    let raw = disk(&scene, Drivers::Virtio);
+    embed_grub(&scene, &raw, &format!("search.fs_uuid {UUID} root\n"));
+    let image = scene.path("a.qcow2");
+    run(&["capture", text(&raw), text(&image)]).expect(0);
+    let dry = ["convert", "--json", "--dry-run", "--profile", "kvm", "--identity", "clone", text(&image)];
+    let said: Value = serde_json::from_str(&run(&dry).expect(0).stdout).unwrap();
+    let changed = said["plan"]["identities"].as_array().unwrap();
+    assert!(changed.len() == 1 && changed[0]["of"]["table"].is_object(), "{changed:?}");
+    let findings = said["plan"]["findings"].to_string();
+    assert!(findings.contains("GRUB's core image on disk 0 finds it by its UUID"), "{findings}");
 }

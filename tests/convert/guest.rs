@@ -202,6 +202,7 @@ fn made(scene: &Scene, drivers: Drivers, starts: Starts) -> PathBuf {
     );
     write(&root, "boot/grub/grub.cfg", grub);
     write(&root, "boot/grub/i386-pc/core.img", noise(30_000, 5));
+    write(&root, "boot/grub/i386-pc/normal.mod", "\x7fELF\0grub_normal\x002.06-13+deb12u1\0");
     write(&root, &format!("boot/vmlinuz-{RELEASE}"), kernel());
     write(&root, &format!("boot/initrd.img-{RELEASE}"), initramfs(&initrd));
     write(
@@ -280,4 +281,26 @@ pub(crate) fn image(scene: &Scene, drivers: Drivers, name: &str) -> PathBuf {
     run(&["capture", disk.to_str().unwrap(), image.to_str().unwrap()]).expect(0);
     fs::remove_file(disk).unwrap();
     image
+}
+
+/// Puts a core image of GRUB's own into the gap of a raw disk, as grub-install would, for one that looks into it. `config` are its
+/// embedded commands.
+pub(crate) fn embed_grub(scene: &Scene, disk: &Path, config: &str) {
+    let (core, commands) = (scene.path("core.img"), scene.path("load.cfg"));
+    fs::write(&commands, config).unwrap();
+    let mut arguments = vec!["-O", "i386-pc", "-p", "(,msdos1)/boot/grub", "-o", core.to_str().unwrap()];
+    if !config.is_empty() {
+        arguments.extend(["-c", commands.to_str().unwrap()]);
+    }
+    arguments.extend(["biosdisk", "part_msdos", "ext2", "search"]);
+    tool("grub-common and grub-pc-bin", "grub-mkimage", &arguments).expect(0);
+    let mut image = fs::read(core).unwrap();
+    image.resize(image.len().next_multiple_of(512), 0);
+    let sectors = (image.len() / 512 - 1) as u16;
+    // The list of sectors in the first one, and the address of that in the boot code.
+    image[500..508].copy_from_slice(&2u64.to_le_bytes());
+    image[508..510].copy_from_slice(&sectors.to_le_bytes());
+    let file = fs::OpenOptions::new().write(true).open(disk).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &image, 512).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &1u64.to_le_bytes(), 0x5c).unwrap();
 }

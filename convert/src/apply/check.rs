@@ -7,7 +7,7 @@ use super::Options;
 use super::place::{Place, split};
 use super::room::room;
 use crate::files::{Directory, Files, Kind};
-use crate::plan::{Change, Edit, Plan, Was};
+use crate::plan::{Change, Edit, IdentityEdit, Plan, Was};
 
 const DOING: &str = "applying the plan";
 
@@ -20,11 +20,18 @@ pub(super) struct Checked<'p> {
     /// Filesystems (by their numbers) without room for all new files beside the old ones: there they take turns.
     pub(super) in_turn: bool,
     pub(super) notes: Vec<String>,
+    /// Identities that are changed on the disks afterwards.
+    pub(super) identities: &'p [IdentityEdit],
 }
 
 pub(super) fn check<'p>(plan: &'p Plan, root: &Directory, options: &Options) -> Result<Checked<'p>> {
-    let mut checked =
-        Checked { entries: Vec::new(), directories: Vec::new(), in_turn: false, notes: Vec::new() };
+    let mut checked = Checked {
+        entries: Vec::new(),
+        directories: Vec::new(),
+        in_turn: false,
+        notes: Vec::new(),
+        identities: &plan.identities,
+    };
     let mut changed = Vec::new();
     for edit in &plan.edits {
         let there = nearest(root, edit, &mut checked.directories)?;

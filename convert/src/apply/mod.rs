@@ -27,7 +27,7 @@ use crate::files::Directory;
 use crate::plan::{Content, Plan};
 
 pub(crate) use room::room;
-pub use undo::{UndoOptions, Undone, undo};
+pub use undo::{UndoOptions, Undone, changed_identities, undo};
 
 /// Where undo copies lie in the guest.
 pub const UNDO: &str = "/var/lib/unmoor/undo";

@@ -13,12 +13,12 @@ use super::place::{Attributes, Place, split};
 use super::stage::{self, temporary, unlocked};
 use super::{Options, Steps, UNDO};
 use crate::files::{Directory, Files, Kind};
-use crate::plan::{Change, Was, check_path};
+use crate::plan::{Change, IdentityEdit, Was, check_path};
 
 mod restore;
 
 pub(super) use restore::roll_back;
-pub use restore::{UndoOptions, Undone, undo};
+pub use restore::{UndoOptions, Undone, changed_identities, undo};
 
 /// What is read back of an index, in bytes.
 const MOST_INDEX: u64 = 64 << 20;
@@ -41,6 +41,9 @@ struct Index {
     /// The plan changed disks outside of files too, of which nothing is kept.
     #[serde(default)]
     disks: bool,
+    /// Identities that were changed on the disks.
+    #[serde(default)]
+    identities: Vec<IdentityEdit>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -90,6 +93,7 @@ impl Record {
             directories: checked.directories.clone(),
             locked: Vec::new(),
             disks: options.disks,
+            identities: checked.identities.to_vec(),
         };
         let mut made = Vec::new();
         let kept = (|| {
@@ -228,6 +232,7 @@ fn sweep(root: &Directory) -> Result<()> {
         directories: Vec::new(),
         locked: Vec::new(),
         disks: false,
+        identities: Vec::new(),
     };
     for name in root.list(UNDO)?.iter().filter(|name| !complete.contains(name)) {
         restore::forget(root, name, &empty)?;

@@ -12,6 +12,7 @@ mod resolve;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use names::blkid_uuid;
 pub use names::mapper_name;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use unmoor_images::layout::Place;
 
+use crate::identity::Names;
 use crate::inspection::Unlock;
 
 /// A filesystem, swap area, LUKS container or volume of the machine.
@@ -74,6 +76,22 @@ pub struct Luks {
     pub version: u16,
     /// What opens it.
     pub unlock: Unlock,
+}
+
+impl Devices {
+    /// With each renamed device a second time under its new identities, which files that are planned already have.
+    pub fn with_new(&self, names: &Names) -> Self {
+        let mut all = self.clone();
+        for device in &self.devices {
+            let new = |id: &Option<String>| Some(names.get(id.as_deref()?)?.to_owned());
+            let (uuid, partuuid) = (new(&device.uuid), new(&device.partuuid));
+            if uuid.is_some() || partuuid.is_some() {
+                let known = Device { label: None, partlabel: None, names: Vec::new(), ..device.clone() };
+                all.devices.push(Device { uuid, partuuid, ..known });
+            }
+        }
+        all
+    }
 }
 
 impl Device {

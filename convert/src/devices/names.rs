@@ -98,7 +98,7 @@ pub(super) fn partition(disk: &str, number: u32) -> String {
 }
 
 /// mdadm writes "aabbccdd:...", blkid "aabbccdd-eeff-...".
-pub(super) fn blkid_uuid(md: &str) -> String {
+pub(crate) fn blkid_uuid(md: &str) -> String {
     let hex: String = md.chars().filter(|c| *c != ':').collect();
     match (hex.get(..8), hex.get(8..12), hex.get(12..16), hex.get(16..20), hex.get(20..)) {
         (Some(a), Some(b), Some(c), Some(d), Some(e)) => format!("{a}-{b}-{c}-{d}-{e}"),

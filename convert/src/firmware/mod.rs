@@ -16,7 +16,7 @@ mod fallback;
 pub mod grub;
 mod guest;
 mod loaders;
-mod locate;
+pub(crate) mod locate;
 mod mount;
 pub mod nvram;
 mod partuuid;
@@ -32,6 +32,7 @@ use unmoor_images::manifest::Firmware;
 use unmoor_images::{BlockSource, ErrorKind, Result};
 
 use crate::devices::Devices;
+use crate::identity::Names;
 use crate::inspection::Inspection;
 use crate::plan::{Draft, Severity};
 use crate::request::{Request, SecureBoot};
@@ -46,10 +47,13 @@ struct Context<'a> {
     disks: &'a [&'a dyn BlockSource],
     layouts: &'a [DiskLayout],
     request: &'a Request,
+    /// What gets another identity.
+    names: &'a Names,
 }
 
 /// Plans what the guest needs to start with the firmware of `request`.
 ///
+/// What it makes names things by their new identities in `names`; files that it changes are for [`crate::identity::plan`] to bring in step.
 /// `disks` are as they will be when the plan is applied: with the size of the target, and `layouts` are theirs. What
 /// cannot be done becomes a finding of severity `Error`.
 ///
@@ -63,8 +67,9 @@ pub fn plan(
     disks: &[&dyn BlockSource],
     layouts: &[DiskLayout],
     request: &Request,
+    names: &Names,
 ) -> Result<()> {
-    let context = Context { inspection, devices, disks, layouts, request };
+    let context = Context { inspection, devices, disks, layouts, request, names };
     let wanted = request.firmware.unwrap_or(inspection.firmware);
     let done = match (inspection.firmware, wanted) {
         (Firmware::Uefi, Firmware::Uefi) => {

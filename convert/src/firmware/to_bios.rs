@@ -113,7 +113,8 @@ pub(super) fn plan(draft: &mut Draft<'_>, context: &Context<'_>) -> Result<()> {
             "a BIOS does not start from a disk with 4096-byte sectors: keep UEFI",
         ));
     }
-    let embedded = embedded(&menu.on).ok_or_else(|| {
+    let embedded = embedded(&menu.on).map(|text| context.names.renamed(&text).unwrap_or(text));
+    let embedded = embedded.ok_or_else(|| {
         Error::refused(
             "leading GRUB to the boot menu",
             format!("the filesystem of {} has no UUID to be found by", menu.path),

@@ -18,6 +18,7 @@ use super::mount::{existing_esp, mount, mount_existing, mounted_at};
 use super::space::{Disk, Need};
 use super::{Context, RULE, partuuid, seed, to_bios};
 use crate::files::{Files, MOST_TEXT};
+use crate::identity::Names;
 use crate::plan::{Content, DiskEdit, Draft, Reason, Severity};
 
 const MIB: u64 = 1 << 20;
@@ -46,7 +47,7 @@ pub(super) fn plan(draft: &mut Draft<'_>, context: &Context<'_>) -> Result<()> {
     let (Some(&source), Some(layout)) = (context.disks.get(index), context.layouts.get(index)) else {
         return Ok(());
     };
-    let content = efi_files(&grub, &menu)?;
+    let content = efi_files(&grub, &menu, context.names)?;
     match existing_esp(source, layout)? {
         Some(range) => {
             mount_existing(draft, context, index, &range)?;
@@ -118,8 +119,9 @@ fn check_kernels(draft: &mut Draft<'_>, context: &Context<'_>) -> Result<()> {
 }
 
 /// Both ways in: the fallback path that every firmware tries, and the directory that the GRUB has built in.
-fn efi_files(grub: &EfiGrub, menu: &Menu<'_>) -> Result<EspFiles> {
-    let stub = stub(&menu.on).ok_or_else(|| {
+fn efi_files(grub: &EfiGrub, menu: &Menu<'_>, names: &Names) -> Result<EspFiles> {
+    let stub = stub(&menu.on).map(|text| names.renamed(&text).unwrap_or(text));
+    let stub = stub.ok_or_else(|| {
         Error::refused(
             "leading GRUB to the boot menu",
             format!("the filesystem of {} has no UUID to be found by", menu.path),
@@ -165,7 +167,7 @@ fn new_esp(
     let space = disk.find(&[need])?;
     let Some(range) = space.ranges.first().cloned() else { return Ok(()) };
     // Beside the table's own bytes, what is before the first partition is for GRUB's core image: the machine then still starts with a BIOS.
-    let bios = keep_bios(loaders, menu, layout, source, draft.original());
+    let bios = keep_bios(loaders, menu, layout, source, draft.original(), context.names);
 
     let id = seed::guid(&request.seed, "efi system partition");
     let mut add = vec![NewPartition {
@@ -261,6 +263,7 @@ fn keep_bios(
     layout: &DiskLayout,
     source: &dyn BlockSource,
     files: &dyn Files,
+    names: &Names,
 ) -> Option<(Range<u64>, CoreImage)> {
     if layout.table.kind != TableKind::Mbr || source.sector_size() != 512 {
         return None;
@@ -279,6 +282,7 @@ fn keep_bios(
         return None;
     }
     let config = to_bios::embedded(&menu.on)?;
+    let config = names.renamed(&config).unwrap_or(config);
     let modules = to_bios::core_modules(&menu.on);
     let (directory, _) = menu.on.path.rsplit_once('/')?;
     let wanted = core_image::Wanted {

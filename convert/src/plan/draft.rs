@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use unmoor_images::{Error, Result};
 
 use super::{
-    Capabilities, Change, Content, DiskEdit, Edit, Finding, InitramfsFile, Plan, Reason, Severity, Was,
+    Capabilities, Change, Content, DiskEdit, Edit, Finding, IdentityEdit, InitramfsFile, Plan, Reason,
+    Severity, Was,
 };
 use crate::files::{Files, Kind};
 
@@ -183,6 +184,11 @@ impl<'a> Draft<'a> {
     /// Plans bytes of a disk.
     pub fn disk(&mut self, edit: DiskEdit) {
         self.plan.disk.push(edit);
+    }
+
+    /// Plans another identity.
+    pub fn identity(&mut self, edit: IdentityEdit) {
+        self.plan.identities.push(edit);
     }
 
     /// Says something to the administrator.

@@ -12,6 +12,7 @@
 
 mod diff;
 mod draft;
+mod identity;
 mod saved;
 mod show;
 #[cfg(test)]
@@ -21,6 +22,7 @@ mod view;
 use serde::{Deserialize, Serialize};
 
 pub use draft::Draft;
+pub use identity::{Identified, IdentityEdit};
 pub(crate) use saved::check_path;
 pub(crate) use show::size;
 
@@ -129,8 +131,8 @@ pub enum Was {
     },
 }
 
-/// Bytes of a disk outside of mounted filesystems: tables, boot code, new EFI system partitions, UUIDs of filesystems. Carried out
-/// after all files are written and unmounted, in order; writes below 1 MiB come last of all.
+/// Bytes of a disk outside of mounted filesystems: tables, boot code, new EFI system partitions. Carried out after all files are
+/// written and unmounted, in order; writes below 1 MiB come last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskEdit {
     /// Why.
@@ -211,6 +213,9 @@ pub struct Plan {
     /// For each of `disk`, BLAKE3 in hex of the bytes that its writes replace.
     #[serde(default)]
     pub disk_was: Vec<String>,
+    /// Carried out last of all, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub identities: Vec<IdentityEdit>,
     pub findings: Vec<Finding>,
     pub capabilities: Capabilities,
 }

@@ -31,6 +31,12 @@ impl Plan {
                 let _ = writeln!(out, "  # {}: {}", reason.rule, reason.why);
             }
         }
+        for edit in &self.identities {
+            let _ = writeln!(out, "{}", edit.of.summary());
+            for reason in &edit.reasons {
+                let _ = writeln!(out, "  # {}: {}", reason.rule, reason.why);
+            }
+        }
         for finding in &self.findings {
             let kind = match finding.severity {
                 Severity::Note => "note",

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Filesystems, through the one door: `probe`, then `used`.
+//! Filesystems, through the one door: `probe`, then `used`; and the change of their UUIDs.
 
-use unmoor_images::filesystem::{Condition, FilesystemFacts, probe, used};
+use unmoor_images::filesystem::{Condition, FilesystemFacts, identity, probe, used};
 use unmoor_images::{BlockSource, Error};
 
-use super::{Answer, check_ranges, check_warnings};
+use super::{Answer, check_ranges, check_warnings, check_writes};
 use crate::disk::Machine;
 
 pub(crate) fn parse(machine: &Machine) -> Answer {
     let disk = machine.first();
+    if let Ok(change) = identity::change(disk, &[0x5a; 16]) {
+        check_writes(&change.writes, disk.size());
+    }
     match probe(disk) {
         Ok(Some(facts)) => ranges(disk, &facts).unwrap_or_else(|error| {
             let mut answer = Answer::error(&error);

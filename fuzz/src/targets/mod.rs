@@ -53,6 +53,13 @@ fn check_warnings(warnings: &[String]) {
     }
 }
 
+/// Within `size`, and no more than a filesystem's headers are.
+fn check_writes(writes: &[(u64, Vec<u8>)], size: u64) {
+    for (at, bytes) in writes {
+        assert!(at.checked_add(bytes.len() as u64).is_some_and(|end| end <= size), "{at:#x} of {size:#x}");
+    }
+}
+
 /// Ascending, disjoint, not empty, within `size`.
 fn check_ranges(ranges: &[Range<u64>], size: u64) {
     let mut before = None;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Partition tables: read, the gaps between partitions, and the table rewritten for other disks.
+//! Partition tables: read, the gaps between partitions, other identities, and the table rewritten for other disks.
 
+use unmoor_images::partition::identity::{NewIdentity, change};
 use unmoor_images::partition::rewrite::{Options, Placement, plan, trailing};
 use unmoor_images::partition::{self, PartitionTable, Role, TableKind};
 use unmoor_images::{BlockSource, ErrorKind, RangeSet};
 
-use super::{Answer, check_error, check_warnings};
+use super::{Answer, check_error, check_warnings, check_writes};
 use crate::disk::Machine;
 use crate::random::Random;
 
@@ -21,6 +22,7 @@ pub(crate) fn parse(machine: &Machine) -> Answer {
         TableKind::Mbr => format!("mbr {}", table.partitions.len()),
     };
     check_table(&table, disk.size());
+    check_identities(disk, &table);
     let plans: Vec<_> = options(machine.choices, disk, &table)
         .iter()
         .map(|options| match plan(disk, options) {
@@ -42,6 +44,23 @@ pub(crate) fn parse(machine: &Machine) -> Answer {
         })
         .collect();
     Answer::new(summary, (table, plans))
+}
+
+/// Other identities are found where they were written, and nothing else moves.
+fn check_identities(disk: &dyn BlockSource, table: &PartitionTable) {
+    let fresh = |number: u32| [number as u8; 16];
+    let new = match table.kind {
+        TableKind::Gpt => {
+            let partitions = table.partitions.iter().map(|one| (one.number, fresh(one.number))).collect();
+            NewIdentity::Gpt { disk: [0x5a; 16], partitions }
+        }
+        TableKind::Mbr => NewIdentity::Mbr(0x5a5a_5a5a),
+        TableKind::None => return,
+    };
+    match change(disk, &new) {
+        Ok(writes) => check_writes(&writes, disk.size()),
+        Err(error) => check_error(&error, &[ErrorKind::Refused]),
+    }
 }
 
 /// Partitions and gaps together are the whole disk, and each lies within it or is warned of.

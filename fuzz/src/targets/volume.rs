@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! LVM2, md and LUKS: the reader alone, then what the layout makes of all disks together.
+//! LVM2, md and LUKS: the reader alone, the change of UUIDs, then what the layout makes of all disks together.
 
 use std::ops::Range;
 
 use unmoor_images::BlockSource;
 use unmoor_images::volume::{luks as luks_reader, lvm as lvm_reader, md as md_reader};
 
-use super::{Answer, layout};
+use super::{Answer, check_writes, layout};
 use crate::disk::Machine;
 
 /// The readers may speak of more than the disk has, but not beyond all bounds: sums of two addresses must not overflow.
@@ -22,6 +22,14 @@ fn both(machine: &Machine, own: Answer) -> Answer {
 }
 
 pub(crate) fn lvm(machine: &Machine) -> Answer {
+    let first: &dyn BlockSource = machine.first();
+    if let Ok(ids) = lvm_reader::ids(&[first]) {
+        let names: Vec<_> = ids.into_iter().map(|old| (old, "a".repeat(38))).collect();
+        if let Ok(renamed) = lvm_reader::change(&[first], &names) {
+            let writes: Vec<_> = renamed.writes.into_iter().map(|(_, at, bytes)| (at, bytes)).collect();
+            check_writes(&writes, first.size());
+        }
+    }
     let own = match lvm_reader::probe(machine.first()) {
         Err(error) => Answer::error(&error),
         Ok(None) => Answer::new("nothing", ()),
@@ -46,6 +54,9 @@ pub(crate) fn lvm(machine: &Machine) -> Answer {
 
 pub(crate) fn md(machine: &Machine) -> Answer {
     let disk = machine.first();
+    if let Ok(change) = md_reader::change(disk, &[0x5a; 16]) {
+        check_writes(&change.writes, disk.size());
+    }
     let own = match md_reader::probe(disk) {
         Err(error) => Answer::error(&error),
         Ok(None) => Answer::new("nothing", ()),
@@ -60,6 +71,9 @@ pub(crate) fn md(machine: &Machine) -> Answer {
 }
 
 pub(crate) fn luks(machine: &Machine) -> Answer {
+    if let Ok(change) = luks_reader::change(machine.first(), &[0x5a; 16]) {
+        check_writes(&change.writes, machine.first().size());
+    }
     match luks_reader::probe(machine.first()) {
         Err(error) => Answer::error(&error),
         Ok(None) => Answer::new("nothing", ()),

@@ -13,6 +13,7 @@ mod exfat;
 mod ext;
 pub mod fat;
 pub mod files;
+pub mod identity;
 #[cfg(test)]
 mod loops;
 mod ntfs;

@@ -9,11 +9,14 @@
 //! Layout: include/linux/swap.h (`union swap_header`) and kernel/power/swap.c (`struct swsusp_header`, which leaves the
 //! UUID where it is and saves the signature that it replaces).
 
+use super::identity::refused;
 use super::{Condition, FilesystemFacts, FilesystemKind, Used};
+use crate::identity::Change;
 use crate::parse::{Bytes, c_text, read_vec, uuid_text};
 use crate::{BlockSource, Error, RangeSet, Result};
 
 const SIGNATURE: usize = 10;
+const UUID_AT: u64 = 1036;
 const PAGE_SIZES: [usize; 5] = [4096, 8192, 16384, 32768, 65536];
 /// First bytes of a TuxOnIce image header of the binary kind.
 const TUXONICE: [u8; 8] = [0xed, 0xc3, 0x02, 0xe9, 0x98, 0x56, 0xe5, 0x0c];
@@ -141,6 +144,26 @@ pub fn resized(source: &dyn BlockSource, len: u64) -> Result<Vec<u8>> {
         place.copy_from_slice(&field);
     }
     Ok(raw)
+}
+
+/// Plans the UUID `new` for the swap area at byte 0 of `source`.
+pub(super) fn change_uuid(source: &dyn BlockSource, new: &[u8; 16]) -> Result<Change> {
+    match find(source)? {
+        Some((_, Found::Plain { version1: true })) => {}
+        Some((_, Found::Hibernated(_))) => {
+            return Err(refused("a system is suspended onto it: start it and shut it down first"));
+        }
+        _ => return Err(refused("swap of the first version has none")),
+    }
+    let old = read_vec(source, UUID_AT, 16)?;
+    let old = old.first_chunk::<16>().filter(|old| **old != [0; 16]);
+    let old = old.ok_or_else(|| refused("it has none"))?;
+    Ok(Change {
+        old: uuid_text(old),
+        new: uuid_text(new),
+        writes: vec![(UUID_AT, new.to_vec())],
+        adds: Vec::new(),
+    })
 }
 
 fn find(source: &dyn BlockSource) -> Result<Option<(usize, Found)>> {

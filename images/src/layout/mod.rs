@@ -23,7 +23,7 @@ mod tables;
 mod walk;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use open::open;
 

@@ -20,6 +20,7 @@
 mod detect;
 mod gaps;
 mod gpt;
+pub mod identity;
 mod mbr;
 pub mod rewrite;
 #[cfg(test)]

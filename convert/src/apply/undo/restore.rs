@@ -24,24 +24,24 @@ pub struct Undone {
     pub left: Vec<String>,
 }
 
+/// What brings back the identities that the run changed on the disks, which has an undo copy of that name (the newest where none is
+/// named): to be carried out when the files are back and unmounted.
+///
+/// # Errors
+///
+/// As [`undo`].
+pub fn changed_identities(root: &Directory, options: &UndoOptions) -> Result<Vec<IdentityEdit>> {
+    let index = read(root, &chosen(root, options)?)?;
+    Ok(index.identities.iter().map(IdentityEdit::reversed).collect())
+}
+
 /// Takes back what [`apply`](super::super::apply) did: content, owner, mode, times, extended attributes and flags are as they were.
 ///
 /// # Errors
 ///
 /// `Refused` where there is no undo copy, or where files were changed since (and not `force`): nothing was written.
 pub fn undo(root: &Directory, options: &UndoOptions) -> Result<Undone> {
-    const DOING: &str = "undoing the last changes";
-    let name = match &options.name {
-        Some(name) if name.contains('/') || name.starts_with('.') => {
-            return Err(
-                Error::new(unmoor_images::ErrorKind::Usage, DOING).because("no undo copy has such a name")
-            );
-        }
-        Some(name) => name.clone(),
-        None => copies(root)?
-            .pop()
-            .ok_or_else(|| Error::refused(DOING, format!("the guest has no undo copy in {UNDO}")))?,
-    };
+    let name = chosen(root, options)?;
     let index = read(root, &name)?;
     if index.disks && !options.force {
         return Err(Error::refused(
@@ -65,6 +65,21 @@ pub fn undo(root: &Directory, options: &UndoOptions) -> Result<Undone> {
     let mut undone = take_back(root, &name, &index)?;
     undone.name = name;
     Ok(undone)
+}
+
+const DOING: &str = "undoing the last changes";
+
+/// The name of the undo copy.
+fn chosen(root: &Directory, options: &UndoOptions) -> Result<String> {
+    match &options.name {
+        Some(name) if name.contains('/') || name.starts_with('.') => {
+            Err(Error::new(unmoor_images::ErrorKind::Usage, DOING).because("no undo copy has such a name"))
+        }
+        Some(name) => Ok(name.clone()),
+        None => copies(root)?
+            .pop()
+            .ok_or_else(|| Error::refused(DOING, format!("the guest has no undo copy in {UNDO}"))),
+    }
 }
 
 /// Takes back a run that failed.

@@ -4,5 +4,6 @@
 pub(crate) mod binary;
 pub(crate) mod config;
 pub mod core_image;
+pub(crate) mod embedded;
 pub(crate) mod modules;
 pub mod reads;

@@ -7,6 +7,7 @@ use liblzma::stream::{Action, Filters, LzmaOptions, Stream};
 
 use super::{installed, run, text};
 use crate::firmware::grub::core_image::{Wanted, build};
+use crate::firmware::grub::embedded::{self, Found};
 
 fn file(name: &str) -> Option<Vec<u8>> {
     fs::read(format!("/usr/lib/grub/i386-pc/{name}")).ok()
@@ -102,4 +103,47 @@ fn missing_damaged_and_too_many_files_are_errors() {
     let all: Vec<&str> = all.iter().map(String::as_str).collect();
     let error = build(&file, &Wanted { modules: &all, ..wanted }).unwrap_err();
     assert!(error.chain().contains("a BIOS can load"), "{}", error.chain());
+}
+
+/// What boot code on a disk would load is found as grub-mkimage made it, whatever stands before it.
+#[test]
+fn the_core_image_of_a_disk_is_read_as_it_was_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, out) = (dir.path().join("load.cfg"), dir.path().join("core.img"));
+    let commands = "search.fs_uuid 0ad62e5a-8d35-4b4b-a1d3-8b1c6e0f6c9f root\n";
+    fs::write(&config, commands).unwrap();
+    let arguments = ["-O", "i386-pc", "-p", "(lvmid/a/b)/boot/grub", "-c", text(&config), "-o", text(&out)];
+    run(
+        "grub-common",
+        "grub-mkimage",
+        &[&arguments[..], &["biosdisk", "part_gpt", "ext2", "lvm", "search"]].concat(),
+    );
+    let mut core = fs::read(&out).unwrap();
+    core.resize(core.len().next_multiple_of(512), 0);
+    core[500..508].copy_from_slice(&35u64.to_le_bytes());
+    let sectors = (core.len() / 512 - 1) as u16;
+    core[508..510].copy_from_slice(&sectors.to_le_bytes());
+    let boot = installed("grub-pc-bin", "/usr/lib/grub/i386-pc/boot.img");
+    let mut disk = vec![0; 1 << 20];
+    disk[..440].copy_from_slice(&boot[..440]);
+    disk[0x5c..0x64].copy_from_slice(&34u64.to_le_bytes());
+    disk[34 * 512..][..core.len()].copy_from_slice(&core);
+    let source = unmoor_images::adapt::Memory::new(disk.clone());
+    let Some(Found::Image(image)) = embedded::read(&source) else { unreachable!("it is not found") };
+    assert!(image == unpacked(&core));
+    for words in [commands, "(lvmid/a/b)/boot/grub"] {
+        assert!(image.windows(words.len()).any(|window| window == words.as_bytes()));
+    }
+
+    // Damaged anywhere, it is read, unreadable or none, and never a panic.
+    for step in 0..60usize {
+        let mut damaged = disk.clone();
+        let at = [0x5c, 34 * 512 + 500, 35 * 512 + 8, 35 * 512 + 3000][step % 4] + step / 4;
+        damaged[at] ^= 0x55;
+        let _ = embedded::read(&unmoor_images::adapt::Memory::new(damaged));
+    }
+    assert!(embedded::read(&unmoor_images::adapt::Memory::new(vec![0; 4096])).is_none());
+    disk.truncate(34 * 512 + 100);
+    let cut = unmoor_images::adapt::Memory::new(disk);
+    assert!(matches!(embedded::read(&cut), Some(Found::Unreadable)));
 }

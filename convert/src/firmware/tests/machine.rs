@@ -224,7 +224,16 @@ impl Machine {
         change(&mut inspection);
         let (source, layout) = (self.source(), self.layout());
         let mut draft = Draft::new(&files);
-        crate::firmware::plan(&mut draft, &inspection, &devices, &[&*source], &[layout], request).unwrap();
+        crate::firmware::plan(
+            &mut draft,
+            &inspection,
+            &devices,
+            &[&*source],
+            &[layout],
+            request,
+            &Default::default(),
+        )
+        .unwrap();
         draft.finish()
     }
 

@@ -189,7 +189,16 @@ fn what_cannot_start_is_refused_by_name() {
     let (inspection, devices) = bios_guest("unused").inspection();
     let mut draft = crate::plan::Draft::new(&files);
     let request = request(Firmware::Uefi, payload());
-    crate::firmware::plan(&mut draft, &inspection, &devices, &[&*source], &layouts, &request).unwrap();
+    crate::firmware::plan(
+        &mut draft,
+        &inspection,
+        &devices,
+        &[&*source],
+        &layouts,
+        &request,
+        &Default::default(),
+    )
+    .unwrap();
     let text = refusals(&draft.finish());
     assert!(text.contains("a system is suspended onto it"), "{text}");
 }

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A clone is a second machine: what the first is known by is made anew. All of it is a function of the request's seed.
 //!
-//! Identities of disks (UUIDs of filesystems, partitions and volume groups) are kept: a clone beside its original is a machine of its
-//! own, and both may have them. They must not be attached to one machine together; a finding says so.
+//! Identities of disks (UUIDs of filesystems, partitions and volume groups) are [`crate::identity`]'s.
 
 mod machine_id;
 
@@ -72,8 +71,8 @@ pub(super) fn plan(draft: &mut Draft<'_>, inspection: &Inspection, request: &Req
     draft.finding(
         Severity::Note,
         RULE,
-        "the clone has its original's host name, static addresses and UUIDs of filesystems, partitions and volume groups",
-        Some("change name and addresses before both are on one network, and never attach the disks of both to one machine".into()),
+        "the clone has its original's host name and static addresses",
+        Some("change them before both are on one network".into()),
     );
     Ok(())
 }

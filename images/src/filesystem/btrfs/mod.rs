@@ -19,11 +19,13 @@ mod superblock;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod uuid;
 
 use crate::filesystem::{Condition, FilesystemFacts, FilesystemKind, Used};
 use crate::parse::{c_text, uuid_text};
 use crate::{BlockSource, Error, Result};
 use superblock::Superblock;
+pub(super) use uuid::change_uuid;
 
 /// Tells whether a btrfs is on `source`, and what its superblock says of it.
 ///

@@ -62,7 +62,7 @@ const FLAG_WRITTEN: u64 = 1 << 0;
 const FLAG_RELOC: u64 = 1 << 1;
 const FLAG_SEEDING: u64 = 1 << 32;
 
-const INCOMPAT_METADATA_UUID: u64 = 1 << 10;
+pub(super) const INCOMPAT_METADATA_UUID: u64 = 1 << 10;
 const INCOMPAT_ZONED: u64 = 1 << 12;
 
 /// A feature bit, its name, and whether it leaves alone what this reader relies on.

@@ -7,6 +7,7 @@
 
 pub(super) const HAS_JOURNAL: u32 = 0x4;
 pub(super) const SPARSE_SUPER2: u32 = 0x200;
+pub(super) const STABLE_INODES: u32 = 0x800;
 
 pub(super) const NEEDS_RECOVERY: u32 = 0x4;
 pub(super) const JOURNAL_DEV: u32 = 0x8;
@@ -14,6 +15,8 @@ pub(super) const META_BG: u32 = 0x10;
 pub(super) const BITS_64: u32 = 0x80;
 pub(super) const CSUM_SEED: u32 = 0x2000;
 pub(super) const MMP: u32 = 0x100;
+pub(super) const EA_INODE: u32 = 0x400;
+pub(super) const ENCRYPT: u32 = 0x10000;
 /// filetype, needs_recovery, journal_dev, meta_bg, extent, 64bit, mmp, flex_bg, ea_inode, metadata_csum_seed,
 /// large_dir, inline_data, encrypt, casefold.
 const KNOWN_INCOMPAT: u32 = 0x2 | 0x4 | 0x8 | 0x10 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x3e000;

@@ -171,6 +171,39 @@ impl Geometry {
         self.blocks_of(group).start + u64::from(self.has_super(group))
     }
 
+    /// First byte of every superblock: the one that counts, then the copies.
+    pub(super) fn superblocks(&self) -> impl Iterator<Item = u64> + '_ {
+        let copies = (1..self.groups).filter(|&index| self.has_super(index));
+        let block_size = u64::from(self.sb.block_size);
+        std::iter::once(super::superblock::OFFSET)
+            .chain(copies.map(move |index| self.blocks_of(index).start.saturating_mul(block_size)))
+    }
+
+    /// Every block with descriptors, copies included, and the group that its first descriptor is of; at most `most` of them.
+    pub(super) fn descriptor_copies(&self, most: usize) -> Option<Vec<(u64, u32)>> {
+        let copies: Vec<u32> = (1..self.groups).filter(|&index| self.has_super(index)).take(most).collect();
+        let mut blocks = Vec::new();
+        for number in 0..self.desc_blocks {
+            let first = number.saturating_mul(self.desc_per_block);
+            blocks.push((self.descriptor_block(number), first));
+            if self.is_meta_bg(number) {
+                // In the second and the last group of the bundle too.
+                for index in [first.saturating_add(1), first.saturating_add(self.desc_per_block - 1)] {
+                    if index < self.groups && index != first {
+                        blocks.push((self.blocks_of(index).start + u64::from(self.has_super(index)), first));
+                    }
+                }
+            } else {
+                let copy = |&index: &u32| (self.blocks_of(index).start + 1 + u64::from(number), first);
+                blocks.extend(copies.iter().map(copy));
+            }
+            if blocks.len() > most {
+                return None;
+            }
+        }
+        Some(blocks)
+    }
+
     /// Hands all descriptors to `visit`, in ascending pieces of at most a few thousand.
     ///
     /// # Errors
@@ -254,7 +287,7 @@ impl Geometry {
     }
 
     /// Documentation/filesystems/ext4/checksums.rst; with both features `metadata_csum` decides.
-    fn descriptor_checksum(&self, index: u32, bytes: Bytes<'_>) -> Result<u16> {
+    pub(super) fn descriptor_checksum(&self, index: u32, bytes: Bytes<'_>) -> Result<u16> {
         let (head, tail) = (bytes.slice(0, 0x1e)?, bytes.slice(0x20, bytes.len() - 0x20)?);
         if self.sb.has_metadata_checksums() {
             let sum = crc32c(self.sb.checksum_seed, &index.to_le_bytes());

@@ -21,6 +21,7 @@ mod overlay;
 mod superblock;
 #[cfg(test)]
 mod tests;
+mod uuid;
 
 use bitmap::Check;
 use features::Generation;
@@ -28,6 +29,7 @@ use groups::Geometry;
 use journal::Journal;
 use overlay::Overlay;
 use superblock::Superblock;
+pub(super) use uuid::change_uuid;
 
 use super::{Condition, FilesystemFacts, FilesystemKind, Used};
 use crate::parse::uuid_text;

@@ -13,8 +13,8 @@ use crate::{BlockSource, Error, Result};
 pub(super) const OFFSET: u64 = 1024;
 pub(super) const SIZE: usize = 1024;
 
-const MAGIC: u16 = 0xef53;
-const CHECKSUM_AT: usize = 0x3fc;
+pub(super) const MAGIC: u16 = 0xef53;
+pub(super) const CHECKSUM_AT: usize = 0x3fc;
 const STATE_VALID: u16 = 0x1;
 const STATE_ERROR: u16 = 0x2;
 const DOING: &str = "reading the ext superblock";

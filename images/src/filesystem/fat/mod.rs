@@ -7,12 +7,14 @@ mod boot;
 pub(super) mod files;
 #[cfg(test)]
 pub(super) mod oracle;
+mod serial;
 mod table;
 #[cfg(test)]
 mod tests;
 mod volume;
 
 pub use boot::Boot;
+pub(super) use serial::change_serial;
 pub use table::{end_mark, entry};
 pub use volume::{Made, Move, Stamp, Volume};
 

@@ -13,7 +13,7 @@
 //! and nothing follows it, there is nothing to replay (kernel `xlog_find_tail`, `xlog_check_unmount_rec`).
 //! Whatever else is found, or found out of order, is dirty: that answer costs time but never data.
 
-use super::superblock::Superblock;
+use super::superblock::{Superblock, checksum};
 use crate::parse::{Bytes, read_vec};
 use crate::{BlockSource, Error, Result};
 
@@ -25,6 +25,9 @@ const IN_FLIGHT: u64 = 8 * (256 << 10) / BLOCK;
 /// One record: 256 KiB of data, and a header block for each 32 KiB of it.
 const LONGEST_RECORD: u64 = (256 << 10) / BLOCK + 8;
 const OP_UNMOUNT: u8 = 0x20;
+/// Fields of a record's header (`struct xlog_rec_header`).
+const RECORD_CHECKSUM: usize = 32;
+const RECORD_UUID: usize = 304;
 
 /// What the log says.
 #[derive(Debug)]
@@ -40,34 +43,49 @@ fn dirty(what: impl Into<String>) -> Result<LogState> {
 
 /// Reads some 4 MiB of the internal log, however large that is.
 pub(super) fn state(source: &dyn BlockSource, superblock: &Superblock) -> Result<LogState> {
-    let (group, block, blocks) = superblock.log()?;
-    let start = superblock.byte_of(group, block);
-    let len = u64::from(blocks) * u64::from(superblock.block_size);
-    if start.checked_add(len).is_none_or(|end| end > source.size()) {
-        return Err(Error::malformed("reading the XFS log", "it lies beyond the partition").at(start));
-    }
-    let log = Log { source, start, blocks: len / BLOCK };
-
-    let first = log.cycle(0)?;
-    if first == 0 {
-        // Cleared by mkfs or by a repair. A log in use never has cycle 0 at its start.
-        return log.all_zero();
-    }
-    let last = log.cycle(log.blocks - 1)?;
-    let head = if last == first {
-        log.blocks
-    } else if last == first - 1 {
-        log.first_block_not_of(first)?
-    } else {
-        return dirty(format!("it starts in cycle {first} and ends in cycle {last}"));
+    let log = Log::of(source, superblock)?;
+    let head = match log.head()? {
+        Head::Unused => return log.all_zero(),
+        Head::At(head) => head,
+        Head::Unclear(what) => return dirty(what),
     };
-    let newest = log.cycles(head.saturating_sub(IN_FLIGHT), head)?;
-    let oldest = log.cycles(head, log.blocks.min(head + IN_FLIGHT))?;
-    // What follows is older; `xfs_admin -U` leaves zeros there instead of the cycle before.
-    if newest.iter().any(|&cycle| cycle != first) || oldest.contains(&first) {
-        return dirty("its newest blocks are incomplete");
-    }
     log.newest_record(head, &superblock.uuid)
+}
+
+/// What to write so that the newest records of a clean log are those of a filesystem with the UUID `new`.
+///
+/// # Errors
+///
+/// `Malformed` where a record's checksum is neither right nor absent.
+pub(super) fn relabelled(
+    source: &dyn BlockSource,
+    superblock: &Superblock,
+    new: &[u8; 16],
+) -> Result<Vec<(u64, Vec<u8>)>> {
+    let log = Log::of(source, superblock)?;
+    let Head::At(head) = log.head()? else { return Ok(Vec::new()) };
+    let mut writes = Vec::new();
+    // The ring, backwards from its head: what the kernel looks at when it looks for the newest record.
+    let mut next = head;
+    for _ in 0..IN_FLIGHT.min(log.blocks) {
+        next = if next == 0 { log.blocks - 1 } else { next - 1 };
+        let raw = log.read(next, 1)?;
+        let header = Bytes::new(&raw, "a log record's header");
+        if header.u32_be(0)? == MAGIC && header.slice(RECORD_UUID, 16)? == superblock.uuid {
+            writes.push((log.start + next * BLOCK, log.relabelled_header(next, new)?));
+        }
+    }
+    Ok(writes)
+}
+
+/// Where the newest record ends.
+enum Head {
+    /// Nothing was ever logged.
+    Unused,
+    /// The block behind it.
+    At(u64),
+    /// What was found instead.
+    Unclear(String),
 }
 
 struct Log<'a> {
@@ -77,7 +95,79 @@ struct Log<'a> {
     blocks: u64,
 }
 
-impl Log<'_> {
+impl<'a> Log<'a> {
+    fn of(source: &'a dyn BlockSource, superblock: &Superblock) -> Result<Self> {
+        let (group, block, blocks) = superblock.log()?;
+        let start = superblock.byte_of(group, block);
+        let len = u64::from(blocks) * u64::from(superblock.block_size);
+        if start.checked_add(len).is_none_or(|end| end > source.size()) {
+            return Err(Error::malformed("reading the XFS log", "it lies beyond the partition").at(start));
+        }
+        Ok(Log { source, start, blocks: len / BLOCK })
+    }
+
+    fn head(&self) -> Result<Head> {
+        let first = self.cycle(0)?;
+        if first == 0 {
+            // Cleared by mkfs or by a repair. A log in use never has cycle 0 at its start.
+            return Ok(Head::Unused);
+        }
+        let last = self.cycle(self.blocks - 1)?;
+        let head = if last == first {
+            self.blocks
+        } else if last == first - 1 {
+            self.first_block_not_of(first)?
+        } else {
+            return Ok(Head::Unclear(format!("it starts in cycle {first} and ends in cycle {last}")));
+        };
+        let newest = self.cycles(head.saturating_sub(IN_FLIGHT), head)?;
+        let oldest = self.cycles(head, self.blocks.min(head + IN_FLIGHT))?;
+        // What follows is older; `xfs_admin -U` leaves zeros there instead of the cycle before.
+        if newest.iter().any(|&cycle| cycle != first) || oldest.contains(&first) {
+            return Ok(Head::Unclear("its newest blocks are incomplete".into()));
+        }
+        Ok(Head::At(head))
+    }
+
+    /// The header block at `block` with the UUID `new`, and its checksum, where it has one.
+    fn relabelled_header(&self, block: u64, new: &[u8; 16]) -> Result<Vec<u8>> {
+        let mut raw = self.read(block, 1)?;
+        let header = Bytes::new(&raw, "a log record's header");
+        let (len, stored) = (header.u32_be(12)?, header.u32_le(RECORD_CHECKSUM)?);
+        // The blocks behind it, round the ring: further headers, then what it logs.
+        let headers = match header.u32_be(8)? {
+            2 => u64::from(header.u32_be(320)?).div_ceil(32 << 10).max(1),
+            _ => 1,
+        };
+        let blocks = headers + u64::from(len).div_ceil(BLOCK);
+        if blocks > LONGEST_RECORD.min(self.blocks) {
+            return Err(Error::malformed("reading the XFS log", "a record is longer than any").at(self.start));
+        }
+        let mut all = Vec::new();
+        for offset in 0..blocks {
+            all.extend(self.read((block + offset) % self.blocks, 1)?);
+        }
+        // The length of the kernel's structure, which is padded on 64-bit machines only.
+        let size = [328, 324]
+            .into_iter()
+            .find(|size| record_checksum(&all, *size, headers, len).is_ok_and(|sum| sum == stored));
+        crate::identity::put(&mut raw, RECORD_UUID, new);
+        crate::identity::put(&mut all, RECORD_UUID, new);
+        match size {
+            Some(size) => {
+                let sum = record_checksum(&all, size, headers, len)?;
+                crate::identity::put(&mut raw, RECORD_CHECKSUM, &sum.to_le_bytes());
+            }
+            // mkfs.xfs and xfs_admin write none, which the kernel takes for right.
+            None if stored == 0 => {}
+            None => {
+                return Err(Error::malformed("reading the XFS log", "a record's checksum is wrong")
+                    .at(self.start + block * BLOCK));
+            }
+        }
+        Ok(raw)
+    }
+
     fn read(&self, block: u64, blocks: u64) -> Result<Vec<u8>> {
         read_vec(self.source, self.start + block * BLOCK, (blocks * BLOCK) as usize)
     }
@@ -150,6 +240,20 @@ impl Log<'_> {
             _ => Ok(LogState::Clean),
         }
     }
+}
+
+/// The checksum of a record (kernel `xlog_cksum`): its header with the field as zero, what of each further header is used, and
+/// what it logs.
+fn record_checksum(all: &[u8], size: usize, headers: u64, len: u32) -> Result<u32> {
+    /// Of a further header: a cycle, and the first words of 64 blocks.
+    const FURTHER: usize = 260;
+    let raw = Bytes::new(all, "a log record");
+    let mut sum = checksum(raw.slice(0, size)?, RECORD_CHECKSUM)?;
+    let used = u64::from(len).div_ceil(32 << 10).min(headers);
+    for index in 1..used {
+        sum = crc32c::crc32c_append(sum, raw.slice((index * BLOCK) as usize, FURTHER)?);
+    }
+    Ok(crc32c::crc32c_append(sum, raw.slice((headers * BLOCK) as usize, len as usize)?))
 }
 
 fn cycle_of(block: Bytes<'_>) -> Result<u32> {

@@ -18,12 +18,14 @@ mod log;
 mod superblock;
 #[cfg(test)]
 mod tests;
+mod uuid;
 
 use crate::filesystem::{Condition, FilesystemFacts, FilesystemKind, Used};
 use crate::parse::{c_text, uuid_text};
 use crate::{BlockSource, Error, Result};
 use log::LogState;
 use superblock::Superblock;
+pub(super) use uuid::change_uuid;
 
 /// Tells whether an XFS begins at byte 0, and what its superblock and log say of it.
 ///

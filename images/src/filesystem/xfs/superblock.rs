@@ -42,7 +42,7 @@ pub(super) struct Features {
     incompat: u32,
 }
 
-const INCOMPAT_META_UUID: u32 = 1 << 2;
+pub(super) const INCOMPAT_META_UUID: u32 = 1 << 2;
 const INCOMPAT_NEEDSREPAIR: u32 = 1 << 4;
 
 /// A feature bit, its name, and whether it leaves alone what this reader relies on.
@@ -202,6 +202,11 @@ impl Superblock {
         Ok(())
     }
 
+    /// Metadata blocks bear another UUID than the superblock.
+    pub(super) fn has_meta_uuid(&self) -> bool {
+        self.features.is_v5() && self.features.incompat & INCOMPAT_META_UUID != 0
+    }
+
     /// `Unsupported` where a bit is set whose effect on the free-space trees is not known.
     pub(super) fn refuse_unknown_features(&self) -> Result<()> {
         for (bits, table) in self.features.tables() {
@@ -252,11 +257,14 @@ impl Superblock {
 
 /// True if the little-endian CRC-32C at `field` is that of `data` with the field taken as zero.
 pub(super) fn checksum_matches(data: &[u8], field: usize) -> Result<bool> {
+    Ok(checksum(data, field)? == Bytes::new(data, "an XFS structure").u32_le(field)?)
+}
+
+/// CRC-32C of `data` with the four bytes at `field` taken as zero.
+pub(super) fn checksum(data: &[u8], field: usize) -> Result<u32> {
     let raw = Bytes::new(data, "an XFS structure");
-    let stored = raw.u32_le(field)?;
     let (before, after) = (raw.slice(0, field)?, raw.slice(field + 4, data.len().saturating_sub(field + 4))?);
-    let sum = crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(before), &[0; 4]), after);
-    Ok(sum == stored)
+    Ok(crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(before), &[0; 4]), after))
 }
 
 fn array<const N: usize>(raw: Bytes<'_>, offset: usize) -> Result<[u8; N]> {

@@ -6,7 +6,7 @@ mod grown;
 mod hostile;
 mod kernel;
 mod old_content;
-mod uml;
+pub(crate) mod uml;
 
 use super::walk::{Analysis, Readers};
 use super::{DiskLayout, Options};

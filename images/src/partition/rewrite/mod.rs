@@ -131,7 +131,7 @@ fn human(bytes: u64) -> String {
 }
 
 /// Overwrites a field of a table's sector.
-fn put(sector: &mut [u8], at: usize, field: &[u8]) -> Result<()> {
+pub(super) fn put(sector: &mut [u8], at: usize, field: &[u8]) -> Result<()> {
     let place = at.checked_add(field.len()).and_then(|end| sector.get_mut(at..end));
     place.ok_or_else(|| Error::malformed(DOING, "a field lies outside its sector"))?.copy_from_slice(field);
     Ok(())

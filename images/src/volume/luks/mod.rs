@@ -11,6 +11,7 @@
 mod cipher;
 mod derive;
 mod slot;
+mod uuid;
 mod v1;
 mod v2;
 
@@ -19,6 +20,7 @@ use zeroize::Zeroizing;
 mod tokens;
 
 pub use tokens::{Slots, slots};
+pub use uuid::change;
 
 use crate::parse::{Bytes, c_text};
 use crate::{BlockSource, Error, Result};

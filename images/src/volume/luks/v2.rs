@@ -14,8 +14,10 @@ use super::{Limits, MAGIC, MAGIC_SECOND, SECOND_OFFSETS, VolumeKey};
 use crate::parse::{Bytes, c_text, read_vec};
 use crate::{BlockSource, Error, ErrorKind, Result};
 
-const BINARY: usize = 4096;
-const CHECKSUM: std::ops::Range<usize> = 448..512;
+/// Bytes of the binary header; the JSON follows.
+pub(super) const BINARY: usize = 4096;
+/// Where its checksum stands.
+pub(super) const CHECKSUM: std::ops::Range<usize> = 448..512;
 /// Slots and digests are at most 32 (`LUKS2_KEYSLOTS_MAX`).
 const MOST: usize = 32;
 
@@ -99,6 +101,16 @@ fn metadata(source: &dyn BlockSource) -> Result<Value> {
 }
 
 fn copy(source: &dyn BlockSource, at: u64, magic: &[u8]) -> Result<Option<(u64, Value)>> {
+    let Some(whole) = area(source, at, magic)? else { return Ok(None) };
+    let json = whole.get(BINARY..).unwrap_or(&[]);
+    let end = json.iter().position(|&byte| byte == 0).unwrap_or(json.len());
+    let json = serde_json::from_slice(json.get(..end).unwrap_or(&[]))
+        .map_err(|error| broken("its JSON is none").source(error))?;
+    Ok(Some((Bytes::new(&whole, "LUKS2 header").u64_be(16)?, json)))
+}
+
+/// The header at `at` with its JSON, if there is one; its checksum is right.
+pub(super) fn area(source: &dyn BlockSource, at: u64, magic: &[u8]) -> Result<Option<Vec<u8>>> {
     if at.saturating_add(BINARY as u64) > source.size() {
         return Ok(None);
     }
@@ -115,18 +127,15 @@ fn copy(source: &dyn BlockSource, at: u64, magic: &[u8]) -> Result<Option<(u64, 
     if c_text(header.slice(72, 32)?) != "sha256" {
         return Err(Error::unsupported("reading a LUKS2 header", "its checksum is not sha256"));
     }
-    let mut whole = read_vec(source, at, len as usize)?;
-    if let Some(place) = whole.get_mut(CHECKSUM) {
+    let whole = read_vec(source, at, len as usize)?;
+    let mut zeroed = whole.clone();
+    if let Some(place) = zeroed.get_mut(CHECKSUM) {
         place.fill(0);
     }
-    if Sha256::digest(&whole).as_slice() != header.slice(CHECKSUM.start, 32)? {
+    if Sha256::digest(&zeroed).as_slice() != header.slice(CHECKSUM.start, 32)? {
         return Err(broken("checksum mismatch"));
     }
-    let json = whole.get(BINARY..).unwrap_or(&[]);
-    let end = json.iter().position(|&byte| byte == 0).unwrap_or(json.len());
-    let json = serde_json::from_slice(json.get(..end).unwrap_or(&[]))
-        .map_err(|error| broken("its JSON is none").source(error))?;
-    Ok(Some((header.u64_be(16)?, json)))
+    Ok(Some(whole))
 }
 
 /// The one segment that a container has when nothing is being changed about it.

@@ -158,7 +158,7 @@ fn check(
 
 /// Where the next text goes in an area of `len` bytes, as LVM chooses it: at the sector behind the old one, round to just
 /// behind the header.
-fn next_place((offset, old_len): (u64, u64), len: u64, new_len: u64) -> Option<u64> {
+pub(super) fn next_place((offset, old_len): (u64, u64), len: u64, new_len: u64) -> Option<u64> {
     let room = len.checked_sub(AREA_HEADER)?;
     let sector = SECTOR as u64;
     let taken = old_len.checked_next_multiple_of(sector)?.checked_add(new_len)?;
@@ -170,7 +170,7 @@ fn next_place((offset, old_len): (u64, u64), len: u64, new_len: u64) -> Option<u
 }
 
 /// An area's header that names the text at `at`.
-fn area_header(old: &[u8], at: u64, text: &str) -> Result<Vec<u8>> {
+pub(super) fn area_header(old: &[u8], at: u64, text: &str) -> Result<Vec<u8>> {
     let mut header = old.to_vec();
     let mut put = |place: Range<usize>, bytes: &[u8]| {
         if let Some(place) = header.get_mut(place) {
@@ -274,7 +274,7 @@ fn end_of(text: &str, name: &str) -> Option<usize> {
 }
 
 /// The digits of the number that `key`, parsed from `text`, is set to.
-fn number_after(text: &str, key: &str) -> Option<Range<usize>> {
+pub(super) fn number_after(text: &str, key: &str) -> Option<Range<usize>> {
     let behind = end_of(text, key)?;
     let rest = text.get(behind..)?;
     let value = rest.trim_start().strip_prefix('=')?.trim_start();

@@ -5,10 +5,12 @@ mod group;
 mod grow;
 mod pv;
 mod text;
+mod uuid;
 
 pub use group::{LogicalVolume, Member, Stripes, VolumeGroup};
 pub use grow::{Growth, grow};
 pub use pv::{PhysicalVolume, probe};
+pub use uuid::{Renamed, change, ids};
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -10,10 +10,13 @@
 //!
 //! Structures: Linux `include/uapi/linux/raid/md_p.h`.
 
+mod uuid;
 mod v0;
 mod v1;
 
 use std::ops::Range;
+
+pub use uuid::change;
 
 use crate::{BlockSource, Result};
 

@@ -21,6 +21,8 @@ const REPLACEMENT: u32 = 16;
 const BITMAP_VERSIONED: u32 = 256;
 /// These say nothing about where RAID1's content lies; any other bit makes the member special.
 const HARMLESS: u32 = BITMAP | RECOVERING | RESHAPING | BAD_BLOCKS | REPLACEMENT;
+/// With these alone nothing but superblock and bitmap bears the array's UUID.
+pub(super) const RENAMED: u32 = BITMAP | RECOVERING | BAD_BLOCKS | REPLACEMENT;
 
 /// Where a superblock may stand.
 #[derive(Debug, Clone, Copy)]
@@ -140,7 +142,7 @@ fn beside(at: u64, sectors: i32) -> u64 {
     at.saturating_add_signed(i64::from(sectors) * SECTOR as i64)
 }
 
-fn checksum(block: &Bytes<'_>, roles: usize) -> Result<u32> {
+pub(super) fn checksum(block: &Bytes<'_>, roles: usize) -> Result<u32> {
     let len = ROLES + roles * 2;
     let mut sum = 0u64;
     for offset in (0..len / 4 * 4).step_by(4).filter(|offset| *offset != 216) {
