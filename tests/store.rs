@@ -26,8 +26,8 @@ fn store(scene: &Scene, options: &[&str]) -> String {
 
 /// The result of a command that prints events before it.
 fn result(stdout: &str) -> Value {
-    let events = stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    events.filter(|event| event["event"] == "result").last().unwrap()
+    let mut events = stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    events.rfind(|event| event["event"] == "result").unwrap()
 }
 
 /// (bytes, number) of all packs.
