@@ -9,6 +9,7 @@ mod disk;
 mod large;
 mod limit;
 mod measure;
+mod store;
 
 use std::path::{Path, PathBuf};
 
@@ -25,6 +26,7 @@ pub(crate) enum Part {
     Restore,
     Large,
     Convert,
+    Store,
 }
 
 /// Measures `parts`, or all where none is named, `rounds` times each.
@@ -61,6 +63,9 @@ pub(crate) fn run(parts: &[Part], rounds: usize) -> Result {
         } else {
             println!("\nnot measured into memory: no tmpfs of 16 GiB can be mounted");
         }
+    }
+    if wanted(Part::Store) {
+        store::run(&unmoor, &disk, scratch.path(), rounds)?;
     }
     if wanted(Part::Large) {
         large::run(&unmoor, scratch.path())?;

@@ -2,6 +2,8 @@
 //! The store as a whole, on a directory and on a backend that fails.
 
 mod damage;
+mod fixture;
+mod hostile;
 mod pruning;
 mod scene;
 mod sealed;

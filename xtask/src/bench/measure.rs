@@ -81,6 +81,13 @@ pub(super) struct Figures {
 }
 
 impl Figures {
+    /// Takes the rounds of another measurement of the same.
+    pub(super) fn add(&mut self, other: Self) {
+        self.all.extend(other.all);
+        self.peak_kib = self.peak_kib.max(other.peak_kib);
+        self.bytes = other.bytes;
+    }
+
     /// The median.
     pub(super) fn seconds(&self) -> f64 {
         let mut all = self.all.clone();
