@@ -13,7 +13,7 @@ use unmoor_convert::plan::Plan;
 use unmoor_images::formats;
 use unmoor_images::manifest::Manifest;
 use unmoor_images::overlay::{self, About, Target};
-use unmoor_images::{Error, ErrorKind, Result, ResultExt};
+use unmoor_images::{Error, ErrorKind, Monitor, Result, ResultExt};
 
 pub(crate) use keys::KeyOptions;
 
