@@ -143,5 +143,5 @@ fn is_adapter(name: &str) -> bool {
         name.strip_prefix(*kind).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
     };
     let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-    plain && !matches!(name, "none" | "all" | "lo") && !made.iter().any(|kind| numbered(kind))
+    plain && !matches!(name, "none" | "all" | "lo") && !made.iter().any(numbered)
 }
