@@ -120,9 +120,9 @@ fn used(folder: &Path) -> Result<u64> {
         for entry in std::fs::read_dir(&folder).while_doing("listing a store")? {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
-                waiting.push(entry.path())
+                waiting.push(entry.path());
             } else {
-                bytes += entry.metadata()?.len()
+                bytes += entry.metadata()?.len();
             }
         }
     }
