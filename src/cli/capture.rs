@@ -233,23 +233,23 @@ fn print(report: &Report, terminal: &Terminal) -> Result<()> {
     Ok(())
 }
 
-/// What the store has got: read, new, stored, and the ratio of data to what was stored for it.
+/// What the store has got: read, new, stored, and how many times as much data that is as was stored for it.
 fn stored_line(report: &Report, stored: &Stored) -> String {
     let (added, data) = (&stored.added, report.disks.iter().map(|disk| disk.data_bytes).sum::<u64>());
     let since = stored.since.as_ref().map(|since| format!(" since {since}")).unwrap_or_default();
+    // Of nothing there is none.
+    let ratio = match added.stored_bytes {
+        0 => String::new(),
+        stored => format!(", ratio {:.1}", data as f64 / stored as f64),
+    };
     format!(
-        "{}: complete; {} of data, {} read, {} new{since}, {} stored, ratio {:.1}",
+        "{}: complete; {} of data, {} read, {} new{since}, {} stored{ratio}",
         stored.image,
         show_size(data),
         show_size(added.read_bytes),
         show_size(added.new_bytes),
         show_size(added.stored_bytes),
-        ratio(data, added.stored_bytes),
     )
-}
-
-fn ratio(data: u64, stored: u64) -> f64 {
-    data as f64 / stored.max(1) as f64
 }
 
 fn stored(stored: &Stored) -> serde_json::Value {

@@ -129,6 +129,25 @@ fn disk(script: &str, files: &[&str]) -> (tempfile::TempDir, Box<dyn unmoor_imag
     (folder, source)
 }
 
+/// A loop device's name, as long as it is in use.
+struct Loop(String);
+
+impl Loop {
+    fn of(disk: &Path) -> Self {
+        let output =
+            Command::new("losetup").args(["--find", "--show", "--read-only"]).arg(disk).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "a loop device is needed, and root: {said}");
+        Self(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
 #[test]
 fn the_entry_of_a_disk_is_what_efibootmgr_makes_for_the_same_loader() {
     const GPT: &str = "label: gpt\nstart=2048, size=81920, type=U\nsize=20480, type=L\n";
@@ -139,22 +158,10 @@ fn the_entry_of_a_disk_is_what_efibootmgr_makes_for_the_same_loader() {
     let other = entry(&*source, Some("OTHER")).unwrap().unwrap();
     assert_eq!(other.path, "\\EFI\\other\\grubx64.efi");
     let variables = tempfile::tempdir().unwrap();
-    let disk_file = folder.path().join("disk");
-    efibootmgr(
-        variables.path(),
-        &[
-            "-q",
-            "-C",
-            "-d",
-            disk_file.to_str().unwrap(),
-            "-p",
-            "1",
-            "-L",
-            "debian",
-            "-l",
-            "\\EFI\\debian\\shimx64.efi",
-        ],
-    );
+    // It takes devices only.
+    let device = Loop::of(&folder.path().join("disk"));
+    let path = "\\EFI\\debian\\shimx64.efi";
+    efibootmgr(variables.path(), &["-q", "-C", "-d", &device.0, "-p", "1", "-L", "debian", "-l", path]);
     let theirs = fs::read(variables.path().join(format!("Boot0000-{GLOBAL}"))).unwrap();
     assert_eq!(nvram_entry(&found), theirs);
     // It is taken for the same, and used again.
@@ -169,7 +176,7 @@ fn a_disk_with_the_fallback_alone_gets_an_entry_for_it_and_one_without_a_loader_
     let found = entry(&*source, None).unwrap().unwrap();
     assert_eq!(
         (found.path.as_str(), found.signature),
-        ("\\EFI\\BOOT\\bootx64.efi", Signature::Mbr(0x1234_abcd))
+        ("\\EFI\\Boot\\bootx64.efi", Signature::Mbr(0x1234_abcd))
     );
     let (_folder, source) = disk("label: gpt\nstart=2048, size=81920, type=U\n", &["debian/grub.cfg"]);
     assert_eq!(entry(&*source, Some("debian")).unwrap(), None);

@@ -70,6 +70,12 @@ pub fn write(efivarfs: &Path, entry: &Entry, place: Place) -> Result<u16> {
     numbers.insert(at, number);
     if numbers != before {
         let raw: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        if variable(&raw).len() as u64 > MOST {
+            return Err(Error::refused(
+                "adding a boot entry",
+                "BootOrder has no room: delete entries (efibootmgr -B)",
+            ));
+        }
         store(efivarfs, "BootOrder", &variable(&raw))?;
     }
     Ok(number)
