@@ -284,6 +284,8 @@ pub(crate) fn variables(machine: &Machine) -> Answer {
             );
             Answer::new(format!("entry {number}"), order)
         }
+        // No room for one more.
+        Err(error) if error.kind() == ErrorKind::Refused => Answer::new("refused", error.chain()),
         Err(error) => Answer::error(&error),
     }
 }
