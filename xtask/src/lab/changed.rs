@@ -122,7 +122,7 @@ pub(crate) fn compression(kind: &str, guest: &Built, tools: &Tools) -> Result {
     let disk = changed(guest, &format!("KIND={kind}\n{COMPRESSION}"), scratch.path())?;
     fit::succeeded(tools.convert(&disk, &COMPRESSED_TARGET.profile(), &[])?)?;
     let proof = boot::boot(&COMPRESSED_TARGET.machine(&disk, Writes::Dropped))?;
-    proof.check_like(&guest.proof()?, &COMPRESSED_TARGET)
+    proof.check_like(&guest.proof()?, &COMPRESSED_TARGET, false)
 }
 
 /// A copy of the guest's disk in `directory`, changed by a script in the appliance.

@@ -28,7 +28,7 @@ pub(crate) enum Way {
 
 /// One cell.
 pub(crate) struct Fit {
-    /// Its letter in the matrix.
+    /// Its letter in the matrix, or a word.
     pub(crate) name: &'static str,
     /// Its guest's name.
     pub(crate) guest: &'static str,
@@ -47,6 +47,13 @@ pub(crate) const FITS: &[Fit] = &[
         target: target(Chipset::Q35, Firmware::Bios, Bus::Virtio, "virtio-net-pci"),
         way: Way::Convert,
         arguments: &[],
+    },
+    Fit {
+        name: "clone",
+        guest: "ahci",
+        target: target(Chipset::Q35, Firmware::Bios, Bus::Virtio, "virtio-net-pci"),
+        way: Way::Convert,
+        arguments: &["--identity", "clone"],
     },
     Fit {
         name: "b",
@@ -178,6 +185,11 @@ impl Fit {
         format!("{}: {} to {} with {firmware:?}", self.name, self.guest, self.target.profile())
     }
 
+    /// Whether the machine becomes another one.
+    fn clones(&self) -> bool {
+        self.arguments.contains(&"clone")
+    }
+
     /// Runs the cell.
     pub(crate) fn run(&self, guest: &Built, tools: &Tools) -> Result {
         let before = guest.proof()?;
@@ -187,7 +199,7 @@ impl Fit {
         let check = |what: &str, boot: &dyn Fn(&Machine) -> Result<Proof>| {
             let proof = boot(&machine).while_doing(what)?;
             println!("    {}: {what}: {:.0} s", self.name, proof.seconds);
-            proof.check_like(&before, &self.target).while_doing(what)
+            proof.check_like(&before, &self.target, self.clones()).while_doing(what)
         };
         check("the first boot", &boot::boot)?;
         if tools.quick {
@@ -235,7 +247,8 @@ impl Fit {
     pub(crate) fn control(&self, guest: &Built) -> Result<String> {
         let before = guest.proof()?;
         let machine = self.target.machine(&guest.disk, Writes::Dropped);
-        let outcome = boot::boot_briefly(&machine).and_then(|proof| proof.check_like(&before, &self.target));
+        let outcome = boot::boot_briefly(&machine)
+            .and_then(|proof| proof.check_like(&before, &self.target, self.clones()));
         match outcome {
             Ok(()) => Err(Failure::new("the guest is well on the new hardware without being fitted")),
             Err(error) => Ok(error.to_string()),

@@ -170,8 +170,8 @@ impl Proof {
 impl Proof {
     /// Fails unless the machine that said this is the one that said `before`, now on hardware `target`: the same file systems
     /// mounted, all that fstab names up, no unit failed that had not failed before, the same addresses on interfaces of the
-    /// same names, and the gateway in reach.
-    pub(crate) fn check_like(&self, before: &Self, target: &Hardware) -> Result {
+    /// same names, and the gateway in reach. A clone's file systems have other UUIDs, all of them.
+    pub(crate) fn check_like(&self, before: &Self, target: &Hardware, clone: bool) -> Result {
         let mut wrong = Vec::new();
         let mut same = |what: &str, now: &str, then: &str| {
             if now != then {
@@ -198,8 +198,9 @@ impl Proof {
             match self.mounts().iter().find(mounted) {
                 None if esp => {}
                 None => wrong.push(format!("{} is not mounted as {}", old.target, old.fstype)),
-                Some(new) if new.uuid != old.uuid => {
-                    wrong.push(format!("{} is {:?} instead of {:?}", old.target, new.uuid, old.uuid));
+                Some(new) if (new.uuid != old.uuid) != clone => {
+                    let than = if clone { "like" } else { "instead of" };
+                    wrong.push(format!("{} is {:?} {than} {:?}", old.target, new.uuid, old.uuid));
                 }
                 Some(_) => {}
             }
@@ -255,7 +256,7 @@ mod tests {
     fn complaint(old: &str, new: &str) -> Option<String> {
         assert!(SAID.contains(old), "{old}");
         let now = Proof::read(&SAID.replace(old, new)).unwrap();
-        now.check_like(&Proof::read(SAID).unwrap(), &TARGET).err().map(|error| error.to_string())
+        now.check_like(&Proof::read(SAID).unwrap(), &TARGET, false).err().map(|error| error.to_string())
     }
 
     #[test]
@@ -293,5 +294,18 @@ mod tests {
             let said = complaint(old, new).unwrap_or_default();
             assert!(said.contains(says), "{old} -> {new}: {said:?}");
         }
+    }
+
+    #[test]
+    fn a_clone_has_other_uuids_on_all_its_mounts() {
+        let before = Proof::read(SAID).unwrap();
+        let clone = |text: &str| {
+            let said = Proof::read(text).unwrap().check_like(&before, &TARGET, true).err();
+            said.map(|error| error.to_string())
+        };
+        let both = SAID.replace("77aa", "88bb").replace("9cf2", "0df3");
+        assert_eq!(clone(&both), None);
+        let one = clone(&SAID.replace("77aa", "88bb")).unwrap_or_default();
+        assert!(one.contains("/ is Some(\"9cf2\") like"), "{one}");
     }
 }
