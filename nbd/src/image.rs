@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The images that are served: a file, or all disks of the machine whose manifest lies beside it.
+//! The images that are served: a file, all disks of the machine whose manifest lies beside it, or those of an image in a store.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use unmoor_images::formats::{self, Format};
 use unmoor_images::manifest::{self, DiskRecord, Manifest};
+use unmoor_images::store::{ImageName, Store};
 use unmoor_images::{BlockSource, Error, Extent, Monitor, Result, overlay};
 
 /// How to open images.
@@ -24,8 +25,8 @@ pub struct OpenOptions {
 pub struct Image {
     /// Its file.
     pub path: PathBuf,
-    /// Its format.
-    pub format: Format,
+    /// Its format; a store's has none.
+    pub format: Option<Format>,
     /// Its content.
     pub source: Box<dyn BlockSource>,
     /// Changes whenever the content does; what is bound to the image remembers it.
@@ -57,6 +58,28 @@ pub fn open(path: &Path, options: &OpenOptions, monitor: &dyn Monitor) -> Result
     }
 }
 
+/// The disks of the image `name` of a store.
+pub fn stored(store: &Store, name: &ImageName, monitor: &dyn Monitor) -> Result<Vec<Image>> {
+    let image = store.open_image(name)?;
+    image.warnings.iter().for_each(|warning| monitor.warn(warning.clone()));
+    let shown = format!("{}@{}", image.record.summary.machine, image.image.time);
+    let disks = image.disks.into_iter().zip(&image.record.manifest.disks);
+    Ok(disks
+        .map(|(disk, record)| Image {
+            path: PathBuf::from(&shown),
+            format: None,
+            source: Box::new(WithSectors { inner: Box::new(disk.source), sector_size: record.sector_size }),
+            identity: identity(record),
+            description: format!("{shown}, of {}", record.source),
+        })
+        .collect())
+}
+
+/// What a disk of a capture is known by, wherever it lies.
+fn identity(record: &DiskRecord) -> [u8; 32] {
+    *blake3::hash(format!("unmoor image {} {}", record.size, record.root).as_bytes()).as_bytes()
+}
+
 /// A disk that a manifest names: its content is known by the root of its hashes.
 fn recorded(
     folder: &Path,
@@ -72,8 +95,7 @@ fn recorded(
     let mut image = plain(&folder.join(name), &options, monitor)?;
     let (extents, _) = record.read_map(folder)?;
     manifest::check_holes(&*image.source, &extents)?;
-    image.identity =
-        *blake3::hash(format!("unmoor image {} {}", record.size, record.root).as_bytes()).as_bytes();
+    image.identity = identity(record);
     image.description = format!("{}, of {}", image.description, record.source);
     image.source = Box::new(WithSectors { inner: image.source, sector_size: record.sector_size });
     Ok(image)
@@ -91,7 +113,7 @@ fn plain(path: &Path, options: &OpenOptions, monitor: &dyn Monitor) -> Result<Im
     let known = format!("unmoor file {} {len} {seconds} {nanoseconds}", opened.source.size());
     Ok(Image {
         path: path.to_owned(),
-        format: opened.format,
+        format: Some(opened.format),
         source: Box::new(Locked { inner: opened.source, _lock: lock }),
         identity: *blake3::hash(known.as_bytes()).as_bytes(),
         description: path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use unmoor_images::formats::Format;
+use unmoor_images::store::{ImageName, Store};
 use unmoor_images::{BlockSource, Error, ErrorKind, Monitor, Result};
 
 use crate::cache::Cache;
@@ -24,6 +25,8 @@ const READERS: usize = 4;
 pub struct Request {
     /// An image, or a machine's manifest.
     pub image: PathBuf,
+    /// An image of a store instead.
+    pub stored: Option<(Store, ImageName)>,
     /// How to open it.
     pub open: image::OpenOptions,
     /// Where to listen.
@@ -207,7 +210,11 @@ fn open(request: &Request, monitor: &dyn Monitor) -> Result<Vec<Opened>> {
         Some(path) => overlay::examine(path)?.is_some_and(|header| header.complete),
         None => false,
     };
-    let error = match image::open(&request.image, &request.open, monitor) {
+    let opened = match &request.stored {
+        Some((store, name)) => image::stored(store, name, monitor),
+        None => image::open(&request.image, &request.open, monitor),
+    };
+    let error = match opened {
         Ok(images) => return Ok(images.into_iter().map(Opened::Image).collect()),
         Err(error) if !alone => return Err(error),
         Err(error) => error,
@@ -237,7 +244,7 @@ fn prepare(number: usize, opened: Opened, request: &Request, monitor: &dyn Monit
     let size = source.size();
     // A raw file is in the page cache already.
     let (source, bulk, cache): (Box<dyn BlockSource>, Option<Box<dyn BlockSource>>, _) =
-        if format == Format::Raw || request.cache == 0 {
+        if format == Some(Format::Raw) || request.cache == 0 {
             (source, None, None)
         } else {
             let cache = Cache::new(source, request.cache);

@@ -7,10 +7,12 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 use unmoor_images::Result;
+use unmoor_images::store::Location;
 use unmoor_nbd::image::OpenOptions;
 use unmoor_nbd::server::Address;
 use unmoor_nbd::{Report, Request, Serving, tls};
 
+use super::store::StoreOptions;
 use super::values::FormatName;
 use crate::cache;
 use crate::output::size::{parse_size, show_size};
@@ -33,6 +35,9 @@ Examples:
       The same, and the rest is copied in the background until web01.raw is a raw
       disk that needs no image
 
+  unmoor nbd dir:/srv/images/web01 --overlay web01.raw
+      Straight from a store
+
   unmoor nbd db01.qcow2 --listen 0.0.0.0 --tls-cert server.pem --tls-key \\
       server.key --tls-ca clients.pem
       To clients of other machines that have a certificate";
@@ -46,7 +51,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// Disk image, or the manifest NAME.unmoor.json
+    /// Disk image, the manifest NAME.unmoor.json, or an image of a store, dir:PATH/NAME[@TIME]
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
     /// Take writes into this sparse file; FILE.bitmap beside it says what is in it
@@ -72,6 +77,8 @@ pub(crate) struct Arguments {
     no_boot_order: bool,
     #[command(flatten)]
     listening: Listening,
+    #[command(flatten)]
+    store: StoreOptions,
 }
 
 /// Where, and to whom.
@@ -110,20 +117,40 @@ fn parse_address(text: &str) -> std::result::Result<SocketAddr, String> {
 /// Serves until it is told to stop.
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome> {
     let report =
-        unmoor_nbd::serve(&arguments.request(), terminal, &mut |serving| started(serving, terminal))?;
+        unmoor_nbd::serve(&arguments.request()?, terminal, &mut |serving| started(serving, terminal))?;
     ended(&report, terminal)?;
     Ok(Outcome::Done)
 }
 
 impl Arguments {
-    fn request(&self) -> Request {
+    fn request(&self) -> Result<Request> {
         let listening = &self.listening;
         let tls = listening.tls_cert.clone().zip(listening.tls_key.clone()).map(|(certificates, key)| {
             tls::Files { certificates, key, client_authorities: listening.tls_ca.clone() }
         });
         let local = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PORT);
-        Request {
+        let stored = if Location::is_path(&self.image) {
+            let (location, name) = Location::parse_image(&self.image.to_string_lossy())?;
+            match self.store.open(&location) {
+                Ok(store) => Some((store, name)),
+                // An overlay that stands alone needs none.
+                Err(error) => {
+                    let alone = |path: &PathBuf| {
+                        unmoor_nbd::overlay::examine(path)
+                            .is_ok_and(|header| header.is_some_and(|header| header.complete))
+                    };
+                    if !self.overlay.as_ref().is_some_and(alone) {
+                        return Err(error);
+                    }
+                    None
+                }
+            }
+        } else {
+            None
+        };
+        Ok(Request {
             image: self.image.clone(),
+            stored,
             open: OpenOptions { allow_backing: self.allow_backing, format: self.format.map(Into::into) },
             address: match &listening.socket {
                 Some(path) => Address::Unix(path.clone()),
@@ -137,7 +164,7 @@ impl Arguments {
             orders: cache::folder().filter(|_| !self.no_boot_order).map(|folder| folder.join("boot-order")),
             cache: self.cache,
             max_clients: listening.max_clients,
-        }
+        })
     }
 }
 

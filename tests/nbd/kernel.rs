@@ -25,6 +25,8 @@ serve() {{
     for try in $(seq 60); do sleep 0.5; grep -q nbd:// /mnt/server.log && break; done
     cat /mnt/server.log
     nbd-client 127.0.0.1 10809 /run/nbd0 -N 0 -C 2 -nonetlink -b 512
+    # It goes into the background before the kernel has the disk.
+    for try in $(seq 60); do [ "$(blockdev --getsize64 /run/nbd0)" != 0 ] && break; sleep 0.5; done
 }}
 leave() {{ nbd-client -nonetlink -d /run/nbd0; kill -TERM $server; wait $server; : >/mnt/server.log; }}
 serve

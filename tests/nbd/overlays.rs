@@ -125,3 +125,32 @@ fn fio_reads_back_what_it_wrote_under_many_requests() {
     let said = tool("fio", "fio", &[path(&job)]).expect(0);
     assert!(said.stdout.contains("err= 0"), "{}", said.stdout);
 }
+
+#[test]
+fn an_image_of_a_store_is_served_and_its_overlay_outlives_the_store() {
+    let scene = Scene::new();
+    let (raw, _) = images(&scene);
+    let store = format!("dir:{}", path(&scene.path("store")));
+    let secret = scene.path("secret");
+    fs::write(&secret, "correct horse\n").unwrap();
+    let password = ["--password-file", path(&secret)];
+    run(&[&["images", "init", "--encrypt", store.as_str()][..], &password].concat()).expect(0);
+    let image = format!("{store}/web01");
+    run(&[&["capture", path(&raw), image.as_str()][..], &password].concat()).expect(0);
+
+    let read_only = Server::start(&scene, &[&[image.as_str()][..], &password].concat());
+    qemu_img(&["compare", "-f", "raw", "-F", "raw", path(&raw), read_only.uri()]).expect(0);
+    read_only.stop();
+
+    let overlay = scene.path("overlay.raw");
+    let arguments = [image.as_str(), "--overlay", path(&overlay), "--hydrate"];
+    let mut server = Server::start(&scene, &[&arguments[..], &password].concat());
+    server.wait_for("note", "stands alone");
+    assert_eq!(server.stop()["overlays"][0]["stands_alone"], true);
+    fs::rename(scene.path("store"), scene.path("gone")).unwrap();
+    run(&["nbd", image.as_str()]).expect(3).says(&["there is none", "images init"]);
+    let server = Server::start(&scene, &arguments);
+    qemu_img(&["compare", "-f", "raw", "-F", "raw", path(&raw), server.uri()]).expect(0);
+    server.stop();
+    assert_eq!(hash(&overlay), hash(&raw));
+}
