@@ -55,6 +55,11 @@ impl Names {
         self.pairs.is_empty()
     }
 
+    /// Old identities and new ones.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.pairs.iter().map(|(old, new)| (old.as_str(), new.as_str()))
+    }
+
     /// The new identity for an old one.
     pub fn get(&self, old: &str) -> Option<&str> {
         self.pairs.get(old).map(String::as_str)

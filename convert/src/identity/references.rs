@@ -12,10 +12,13 @@ use super::names::Names;
 use crate::files::{Files, Kind};
 use crate::inspection::Inspection;
 use crate::plan::{Draft, Severity};
+use crate::rules::packages;
 
 const WHY: &str = "it names filesystems, volumes or partitions by identities that the clone has others of";
 /// The largest text file that is looked into, in bytes: a grub.cfg has some ten KiB, LVM's metadata some hundred.
 const MOST_TEXT: u64 = 1 << 20;
+/// The largest file of debconf's answers, in bytes: a desktop's has half a MiB.
+const MOST_ANSWERS: u64 = 16 << 20;
 /// Files that are looked into: /etc has one to two thousand.
 const MOST_FILES: usize = 50_000;
 const DEEPEST: usize = 12;
@@ -92,6 +95,7 @@ pub(super) fn plan(draft: &mut Draft<'_>, inspection: &Inspection, names: &Names
             }
         }
     }
+    links(draft, names)?;
     for (path, old) in unknown {
         draft.finding(
             Severity::Warning,
@@ -105,6 +109,26 @@ pub(super) fn plan(draft: &mut Draft<'_>, inspection: &Inspection, names: &Names
         // A signed one has none that changes: what it names keeps its identity.
         if let Some(new) = names.replaced(&bytes) {
             draft.write(&path, new, RULE, "the program finds a filesystem by its UUID")?;
+        }
+    }
+    Ok(())
+}
+
+/// The boot loader's package finds its disk by a link that [`packages`] names by the partition table's identity, in files that have no
+/// other word of UUIDs: link, rule and answer change together, whatever the search above has changed of them.
+fn links(draft: &mut Draft<'_>, names: &Names) -> Result<()> {
+    for path in packages::LINKS {
+        let Some(bytes) = draft.read(path, MOST_ANSWERS)? else { continue };
+        let Ok(text) = String::from_utf8(bytes) else { continue };
+        let mut changed = text.clone();
+        for (old, new) in names.pairs().map(|(old, new)| (old.to_ascii_lowercase(), new.to_ascii_lowercase()))
+        {
+            changed = changed
+                .replace(&format!("by-id/unmoor-{old}"), &format!("by-id/unmoor-{new}"))
+                .replace(&format!("==\"{old}\""), &format!("==\"{new}\""));
+        }
+        if changed != text {
+            draft.write(path, changed.into_bytes(), RULE, WHY)?;
         }
     }
     Ok(())

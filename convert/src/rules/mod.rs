@@ -24,7 +24,7 @@ mod lvm;
 mod md;
 mod multipath;
 mod network;
-mod packages;
+pub(crate) mod packages;
 mod references;
 mod resume;
 mod screen;

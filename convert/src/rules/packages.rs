@@ -18,6 +18,8 @@ const RULE: &str = "boot-loader-package";
 const DEBCONF: &str = "/var/cache/debconf/config.dat";
 const SUSE: &str = "/etc/default/grub_installdevice";
 const RULES: &str = "/etc/udev/rules.d/61-unmoor-disks.rules";
+/// Files that name disks by `by-id/unmoor-ID`, ID being a partition table's identity.
+pub(crate) const LINKS: [&str; 3] = [DEBCONF, SUSE, RULES];
 const WHY: &str = "the boot loader's next upgrade is to find the disk that the machine starts from";
 
 pub(super) fn plan(draft: &mut Draft<'_>, devices: &Devices) -> Result<()> {

@@ -120,6 +120,27 @@ fn every_file_that_names_an_old_uuid_names_the_new_one() {
 }
 
 #[test]
+fn the_boot_loaders_package_finds_the_clones_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let rule = |id: &str| {
+        format!(
+            "SUBSYSTEM==\"block\", ENV{{DEVTYPE}}==\"disk\", ENV{{ID_PART_TABLE_UUID}}==\"{id}\", SYMLINK+=\"disk/by-id/unmoor-{id}\"\n"
+        )
+    };
+    let answer = |id: &str| format!("Name: grub-pc/install_devices\nValue: /dev/disk/by-id/unmoor-{id}\n\n");
+    let (rules, answers) = ("/etc/udev/rules.d/61-unmoor-disks.rules", "/var/cache/debconf/config.dat");
+    put(folder.path(), answers, &answer("1234abcd"));
+    let directory = Directory::open(folder.path()).unwrap();
+    let mut draft = Draft::new(&directory);
+    // One that this conversion has made itself, and whose folder is not there yet.
+    draft.write(rules, rule("1234abcd").into_bytes(), "test", "test").unwrap();
+    let names = Names::new([("1234ABCD", "99887766"), ("1234abcd-01", "99887766-01")]);
+    crate::identity::references::plan(&mut draft, &inspection(), &names).unwrap();
+    assert_eq!(draft.text(rules).unwrap().unwrap(), rule("99887766"));
+    assert_eq!(draft.text(answers).unwrap().unwrap(), answer("99887766"));
+}
+
+#[test]
 fn an_initramfs_gets_what_it_has_of_old_names_again_and_waits_for_none() {
     let device = r"dev-disk-by\x2duuid-0b7c1d3e\x2d0000\x2d4000\x2d8000\x2d000000000001.device";
     let mut writer = Writer::new(0);
