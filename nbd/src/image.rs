@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use unmoor_images::adapt::WithSectors;
 use unmoor_images::formats::{self, Format};
 use unmoor_images::manifest::{self, DiskRecord, Manifest};
 use unmoor_images::store::{ImageName, Store};
@@ -68,7 +69,7 @@ pub fn stored(store: &Store, name: &ImageName, monitor: &dyn Monitor) -> Result<
         .map(|(disk, record)| Image {
             path: PathBuf::from(&shown),
             format: None,
-            source: Box::new(WithSectors { inner: Box::new(disk.source), sector_size: record.sector_size }),
+            source: Box::new(WithSectors::new(disk.source, record.sector_size)),
             identity: identity(record),
             description: format!("{shown}, of {}", record.source),
         })
@@ -97,7 +98,7 @@ fn recorded(
     manifest::check_holes(&*image.source, &extents)?;
     image.identity = identity(record);
     image.description = format!("{}, of {}", image.description, record.source);
-    image.source = Box::new(WithSectors { inner: image.source, sector_size: record.sector_size });
+    image.source = Box::new(WithSectors::new(image.source, record.sector_size));
     Ok(image)
 }
 
@@ -137,30 +138,9 @@ struct Locked {
     _lock: Flock<File>,
 }
 
-/// A source whose sector size is known from elsewhere.
-struct WithSectors {
-    inner: Box<dyn BlockSource>,
-    sector_size: u32,
-}
-
 impl BlockSource for Locked {
     fn size(&self) -> u64 {
         self.inner.size()
-    }
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.inner.read_at(buf, offset)
-    }
-    fn extent_at(&self, offset: u64, len: u64) -> Result<Extent> {
-        self.inner.extent_at(offset, len)
-    }
-}
-
-impl BlockSource for WithSectors {
-    fn size(&self) -> u64 {
-        self.inner.size()
-    }
-    fn sector_size(&self) -> u32 {
-        self.sector_size
     }
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         self.inner.read_at(buf, offset)

@@ -162,6 +162,8 @@ const DAILY: &[&str] = &[
     "initramfs-xz",
     "initramfs-zstd",
     "initramfs-lz4",
+    "initramfs-gzip",
+    "signed-uki",
 ];
 
 /// One cell that restores, one that fits a guest and one that unpacks, by the number of the day.
