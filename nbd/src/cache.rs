@@ -14,6 +14,8 @@ use crate::order::{Order, Recording};
 
 /// Bytes of a piece: what a store keeps as one chunk.
 pub const PIECE: u64 = LEAF;
+/// Entries behind the one that clients have reached which some of them may still be about to read.
+const NEAR: usize = 4;
 
 /// Where a piece is.
 enum Place {
@@ -22,6 +24,8 @@ enum Place {
     Here {
         bytes: Arc<[u8]>,
         used: u64,
+        /// In the order that is read ahead, of a piece that was.
+        place: Option<usize>,
     },
 }
 
@@ -102,14 +106,16 @@ impl<S: BlockSource> Cache<S> {
     }
 
     /// The piece, read if it is not here. Somebody who reads it already is waited for.
-    fn piece(&self, number: u64) -> Result<Arc<[u8]>> {
+    ///
+    /// `place` is that in the order of whoever reads ahead.
+    fn piece(&self, number: u64, place: Option<usize>) -> Result<Arc<[u8]>> {
         let shared = &*self.shared;
         let mut pieces = lock(&shared.pieces);
         loop {
             pieces.clock += 1;
             let clock = pieces.clock;
             match pieces.places.get_mut(&number) {
-                Some(Place::Here { bytes, used }) => {
+                Some(Place::Here { bytes, used, .. }) => {
                     *used = clock;
                     return Ok(Arc::clone(bytes));
                 }
@@ -122,17 +128,22 @@ impl<S: BlockSource> Cache<S> {
         pieces.places.insert(number, Place::Coming);
         drop(pieces);
         let read = self.fetch(number);
+        let reached = lock(&shared.progress).reached;
         let mut pieces = lock(&shared.pieces);
         match &read {
             Ok(bytes) => {
                 let used = pieces.clock;
-                pieces.places.insert(number, Place::Here { bytes: Arc::clone(bytes), used });
+                pieces.places.insert(number, Place::Here { bytes: Arc::clone(bytes), used, place });
                 while pieces.places.len() > shared.capacity {
                     let oldest = pieces.places.iter().filter_map(|(number, place)| match place {
-                        Place::Here { used, .. } => Some((*used, *number)),
+                        // What was read ahead goes last: what clients have read since is younger, and not wanted again.
+                        Place::Here { used, place, .. } => {
+                            let wanted = place.is_some_and(|place| place + NEAR >= reached);
+                            Some((wanted, *used, *number))
+                        }
                         Place::Coming => None,
                     });
-                    let Some((_, oldest)) = oldest.min() else { break };
+                    let Some((_, _, oldest)) = oldest.min() else { break };
                     pieces.places.remove(&oldest);
                 }
             }
@@ -201,7 +212,7 @@ impl<S: BlockSource> Cache<S> {
                 extent.is_ok_and(|extent| extent.state == State::Zero && extent.len == PIECE)
             };
             if !passed && number.saturating_mul(PIECE) < shared.source.size() && !zero() {
-                let _ = self.piece(*number);
+                let _ = self.piece(*number, Some(place));
             }
         }
     }
@@ -231,7 +242,7 @@ impl<S: BlockSource> BlockSource for Cache<S> {
             let len = rest.len().min(PIECE as usize - from);
             let (room, after) = rest.split_at_mut(len);
             self.touch(number);
-            let bytes = self.piece(number)?;
+            let bytes = self.piece(number, None)?;
             match bytes.get(from..from + len) {
                 Some(part) => room.copy_from_slice(part),
                 None => self.shared.source.read_at(room, at)?,
