@@ -51,7 +51,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// Disk image, the manifest NAME.unmoor.json, or an image of a store, dir:PATH/NAME[@TIME]
+    /// Disk image, the manifest NAME.unmoor.json, or an image of a store, dir:PATH/NAME or dir:PATH/NAME@TIME
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
     /// Take writes into this sparse file; FILE.bitmap beside it says what is in it
