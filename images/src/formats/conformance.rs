@@ -190,7 +190,7 @@ pub(super) fn assert_reads_as_qemu_does(source: &dyn BlockSource, image: &Path, 
 }
 
 /// Reads all that can be read of the first 16 MiB, ignoring errors; what matters is that it ends.
-fn read_some(path: &Path, format: Format) -> Result<()> {
+pub(super) fn read_some(path: &Path, format: Format) -> Result<()> {
     let source = open(path, &OpenOptions { format: Some(format), allow_backing: false })?.source;
     let size = source.size().min(16 << 20);
     let mut buf = vec![0; 1 << 20];

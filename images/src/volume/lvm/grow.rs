@@ -18,7 +18,7 @@ use crate::parse::{Bytes, read_vec};
 use crate::{BlockSource, Error, Result};
 
 use super::group::{LogicalVolume, VolumeGroup};
-use super::pv::{self, AREA_HEADER, Area, SECTOR, crc};
+use super::pv::{self, AREA_HEADER, Area, SECTOR, Stored, crc};
 use super::text::{self, Section, Value};
 
 /// What a group looks like when it has grown.
@@ -107,20 +107,9 @@ pub fn grow(volumes: &[&dyn BlockSource], grown: usize, size: u64, lv: &str) -> 
     let new =
         edit(old, &change).ok_or_else(|| refused("its volume group's metadata is not as LVM writes it"))?;
 
-    let mut writes = Vec::new();
-    let mut headers = Vec::new();
-    for (number, start, len, stored) in &areas {
-        let old = (stored.offset, stored.text.len() as u64);
-        let at = next_place(old, *len, new.len() as u64)
-            .ok_or_else(|| refused("there is no room for another copy of the metadata in its area"))?;
-        let (head, tail) = new.as_bytes().split_at((len - at).min(new.len() as u64) as usize);
-        writes.push((*number, start + at, head.to_vec()));
-        if !tail.is_empty() {
-            writes.push((*number, start + AREA_HEADER, tail.to_vec()));
-        }
-        headers.push((*number, *start, area_header(&stored.header, at, &new)?));
-    }
-    writes.append(&mut headers);
+    let mut writes = next_copies(&areas, &new, || {
+        refused("there is no room for another copy of the metadata in its area")
+    })?;
     if let Some(volume) = volumes.get(grown) {
         let label = read_vec(volume, physical.label, SECTOR)?;
         writes.push((grown, physical.label, sized_label(&label, size)?));
@@ -156,9 +145,31 @@ fn check(
     Ok(after)
 }
 
+/// The group's next text in each area (number of the volume, first byte and length of the area, what is in it), and then the headers
+/// that name it: number of the volume, first byte, bytes.
+pub(super) fn next_copies(
+    areas: &[(usize, u64, u64, Stored)],
+    new: &str,
+    no_room: impl Fn() -> Error,
+) -> Result<Vec<(usize, u64, Vec<u8>)>> {
+    let (mut writes, mut headers) = (Vec::new(), Vec::new());
+    for (number, start, len, stored) in areas {
+        let old = (stored.offset, stored.text.len() as u64);
+        let at = next_place(old, *len, new.len() as u64).ok_or_else(&no_room)?;
+        let (head, tail) = new.as_bytes().split_at((len - at).min(new.len() as u64) as usize);
+        writes.push((*number, start + at, head.to_vec()));
+        if !tail.is_empty() {
+            writes.push((*number, start + AREA_HEADER, tail.to_vec()));
+        }
+        headers.push((*number, *start, area_header(&stored.header, at, new)?));
+    }
+    writes.append(&mut headers);
+    Ok(writes)
+}
+
 /// Where the next text goes in an area of `len` bytes, as LVM chooses it: at the sector behind the old one, round to just
 /// behind the header.
-pub(super) fn next_place((offset, old_len): (u64, u64), len: u64, new_len: u64) -> Option<u64> {
+fn next_place((offset, old_len): (u64, u64), len: u64, new_len: u64) -> Option<u64> {
     let room = len.checked_sub(AREA_HEADER)?;
     let sector = SECTOR as u64;
     let taken = old_len.checked_next_multiple_of(sector)?.checked_add(new_len)?;
@@ -170,7 +181,7 @@ pub(super) fn next_place((offset, old_len): (u64, u64), len: u64, new_len: u64) 
 }
 
 /// An area's header that names the text at `at`.
-pub(super) fn area_header(old: &[u8], at: u64, text: &str) -> Result<Vec<u8>> {
+fn area_header(old: &[u8], at: u64, text: &str) -> Result<Vec<u8>> {
     let mut header = old.to_vec();
     let mut put = |place: Range<usize>, bytes: &[u8]| {
         if let Some(place) = header.get_mut(place) {

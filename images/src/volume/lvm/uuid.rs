@@ -10,8 +10,8 @@ use crate::parse::{Bytes, read_vec};
 use crate::{BlockSource, Error, Result};
 
 use super::group::VolumeGroup;
-use super::grow::{area_header, next_place, number_after};
-use super::pv::{self, AREA_HEADER, Area, PhysicalVolume, SECTOR, Stored, crc};
+use super::grow::{next_copies, number_after};
+use super::pv::{self, Area, PhysicalVolume, SECTOR, Stored, crc};
 use super::text::{self, Section};
 
 /// Characters of a UUID with its dashes.
@@ -119,21 +119,13 @@ pub fn change(volumes: &[&dyn BlockSource], names: &[(String, String)]) -> Resul
         return Err(refused("what it is to get are no UUIDs of LVM"));
     }
     let group = Group::read(volumes)?;
-    let (mut writes, mut headers) = (Vec::new(), Vec::new());
-    if let Some(old) = &group.text {
-        let new = edited(old, names).ok_or_else(|| refused("its metadata is not as LVM writes it"))?;
-        for (number, start, len, stored) in &group.areas {
-            let at = next_place((stored.offset, old.len() as u64), *len, new.len() as u64)
-                .ok_or_else(|| refused("there is no room for another copy of its metadata"))?;
-            let (head, tail) = new.as_bytes().split_at((len - at).min(new.len() as u64) as usize);
-            writes.push((*number, start + at, head.to_vec()));
-            if !tail.is_empty() {
-                writes.push((*number, start + AREA_HEADER, tail.to_vec()));
-            }
-            headers.push((*number, *start, area_header(&stored.header, at, &new)?));
+    let mut writes = match &group.text {
+        Some(old) => {
+            let new = edited(old, names).ok_or_else(|| refused("its metadata is not as LVM writes it"))?;
+            next_copies(&group.areas, &new, || refused("there is no room for another copy of its metadata"))?
         }
-    }
-    writes.append(&mut headers);
+        None => Vec::new(),
+    };
     for (number, (volume, physical)) in volumes.iter().zip(&group.found).enumerate() {
         let Some((_, new)) = names.iter().find(|(old, _)| *old == physical.uuid) else { continue };
         let label = read_vec(volume, physical.label, SECTOR)?;
