@@ -7,7 +7,7 @@ image=$2
 cp --sparse=always "$first" "$image"
 point=$(mktemp -d)
 mount -o loop "$image" "$point"
-trap 'umount "$point"; rmdir "$point"' EXIT
+trap 'cd /; umount "$point"; rmdir "$point"' EXIT
 cd "$point"
 # Every hundredth file gets new content of its old length at its end.
 find . -xdev -type f -size +0 | sort | awk 'NR % 100 == 0' | while IFS= read -r file; do
@@ -15,7 +15,7 @@ find . -xdev -type f -size +0 | sort | awk 'NR % 100 == 0' | while IFS= read -r 
 done
 find . -xdev -type f | sort | awk 'NR % 1000 == 7' | tr '\n' '\0' | xargs -0 -r rm -f --
 # A package's files are written anew, as dpkg does it.
-find ./1/usr/lib -xdev -type f -path '*python3*' | sort | head -n 1500 | while IFS= read -r file; do
+find ./1/usr/lib -xdev -type f -path '*python3*' | sort | awk 'NR <= 1500' | while IFS= read -r file; do
     cp -p "$file" "$file.dpkg-new"
     printf '\n' >> "$file.dpkg-new"
     mv "$file.dpkg-new" "$file"

@@ -62,6 +62,7 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("partclone", &[Need::Tests, Need::Bench]),
     ("zstd", &[Need::Tests, Need::Bench]),
     ("virt-v2v", &[Need::Bench]),
+    ("nbdkit", &[Need::Bench]),
     ("restic", &[Need::Bench]),
     ("borgbackup", &[Need::Bench]),
     ("cpio", &[Need::Tests, Need::Bench]),

@@ -17,10 +17,16 @@ pub(super) fn run(unmoor: &Path, folder: &Path, rounds: usize) -> Result {
     let guest = guest.ok_or_else(|| Failure::new("the lab has no guest bookworm"))?.build()?;
     let rescue = folder.join("rescue");
     let (kernel, rescue_text) = (kernel(folder)?, rescue.display());
+    let deb = kernel.display();
     let (unmoor, disk, at) = (unmoor.display(), guest.disk.display(), folder.display());
     shell(&format!(
         "{unmoor} rescue build --profile appliance --kernel {} --out {rescue_text} && {unmoor} capture --force {disk} {at}/guest.qcow2",
-        kernel.display()
+        deb
+    ))?;
+    // libguestfs makes its appliance of the host's kernel and modules, which this host may not have; supermin wants
+    // /lib/modules to be there even where it is told of others.
+    shell(&format!(
+        "dpkg-deb -x {deb} {at}/kernel && depmod -b {at}/kernel $(ls {at}/kernel/lib/modules) && mkdir -p /lib/modules"
     ))?;
     // A conversion changes its image, so that each round begins with a copy.
     let ours = Command::new(
@@ -33,7 +39,9 @@ pub(super) fn run(unmoor: &Path, folder: &Path, rounds: usize) -> Result {
     let theirs = Command::new(
         "virt-v2v -i disk",
         format!(
-            "LIBGUESTFS_BACKEND=direct LIBGUESTFS_BACKEND_SETTINGS=force_tcg timeout {MOST_SECONDS} virt-v2v -i disk {disk} \
+            "export SUPERMIN_KERNEL=$(echo {at}/kernel/boot/vmlinuz-*) && \
+             export SUPERMIN_MODULES=$(echo {at}/kernel/lib/modules/*) && \
+             LIBGUESTFS_BACKEND=direct LIBGUESTFS_BACKEND_SETTINGS=force_tcg timeout {MOST_SECONDS} virt-v2v -i disk {disk} \
              -o local -os {at} -on v2v || test $? = 124"
         ),
         folder.join("v2v-sda"),
