@@ -257,3 +257,22 @@ fn what_makes_no_sense_is_refused_with_what_to_do() {
     run(&["restore", "--yes", &image, text(&scene.path("b.raw")), "--profile", "kvm"]).expect(3);
     assert_eq!(fs::read_dir(scene.path("store/leases")).unwrap().count(), 0);
 }
+
+#[test]
+fn of_a_machine_with_two_disks_each_comes_back_and_is_verified_by_name() {
+    let scene = Scene::new();
+    let (store, one) = (store(&scene, &[]), scene.ext4("one.raw", 64));
+    let two = scene.path("two.raw");
+    fs::write(&two, noise(3 << 20, 5)).unwrap();
+    let image = format!("{store}/db01");
+    run(&["capture", text(&one), text(&two), &image]).expect(0);
+    let (first, second) = (scene.path("first.raw"), scene.path("second.raw"));
+    let (to_first, to_second) = (format!("one.raw={}", text(&first)), format!("1={}", text(&second)));
+    run(&["restore", &image, "--disk", &to_first, "--disk", &to_second]).expect(0);
+    run(&["verify", &image, text(&first)]).expect(2).says(&["--of", "two.raw"]);
+    run(&["verify", &image, text(&first), "--of", "three"]).expect(2).says(&["no disk three"]);
+    run(&["verify", &image, text(&first), "--of", "one.raw"]).expect(0);
+    run(&["verify", &image, text(&second), "--of", "1"]).expect(0);
+    run(&["verify", &image, text(&second), "--of", "0"]).expect(1).says(&["another image"]);
+    assert_eq!(hash(&second), hash(&two));
+}

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use unmoor_images::adapt::WithSectors;
 use unmoor_images::formats::{self, Format};
@@ -25,6 +26,8 @@ pub struct Image {
     pub format: Format,
     /// Its disk.
     pub source: Box<dyn BlockSource>,
+    /// The same for whoever has to serve it, where the image lies in a store and not in a file.
+    pub shared: Option<Arc<dyn BlockSource>>,
     /// Which bytes must be written. Without a manifest that matches, all: nobody knows what is unused.
     pub extents: ExtentMap,
     /// The recorded hashes, with a manifest.
@@ -101,15 +104,18 @@ impl Image {
             warnings: opened.warnings,
             stream: None,
             fitted: None,
+            shared: None,
         })
     }
 
     /// A disk of a stored image. `name` is for people, and for the record's file: "web01@20261124T215000Z".
     pub fn stored(name: &Path, record: &DiskRecord, disk: StoredDisk) -> Self {
+        let source: Arc<dyn BlockSource> = Arc::new(disk.source);
         Self {
             path: name.to_owned(),
             format: Format::Raw,
-            source: Box::new(disk.source),
+            source: Box::new(source.clone()),
+            shared: Some(source),
             extents: disk.extents,
             leaves: Some(disk.leaves),
             table: record.table.clone(),
@@ -170,6 +176,7 @@ impl Image {
             warnings,
             stream: None,
             fitted: None,
+            shared: None,
         })
     }
 }

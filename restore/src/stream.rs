@@ -93,6 +93,7 @@ pub fn open(mut reader: Box<dyn Read + Send>, size: Option<u64>) -> Result<Image
         ],
         stream: Some(Stream(Arc::new(Mutex::new(pipe)))),
         fitted: None,
+        shared: None,
     })
 }
 

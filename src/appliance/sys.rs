@@ -17,7 +17,7 @@ pub(super) fn end_with_parent(command: &mut Command) {
 }
 
 /// A folder that nobody but this user can look into; removed when dropped.
-pub(super) fn private_folder() -> Result<tempfile::TempDir> {
+pub(crate) fn private_folder() -> Result<tempfile::TempDir> {
     // mkdtemp(3) makes it with mode 0700.
     tempfile::Builder::new().prefix("unmoor-").tempdir().doing(|| "making a temporary folder")
 }

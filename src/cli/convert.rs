@@ -3,6 +3,7 @@
 
 mod definitions;
 mod keys;
+mod stored;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -18,9 +19,11 @@ use unmoor_images::{Error, ErrorKind, Monitor, Result, ResultExt};
 pub(crate) use keys::KeyOptions;
 
 use super::fitting::FitOptions;
-use crate::fit::{Action, Fitter, Report, Where};
+use super::store::StoreOptions;
+use crate::fit::{Action, Done, Fitter, Report, Where};
 use crate::output::size::show_size;
 use crate::output::{Outcome, Terminal};
+use stored::{Made, Stored};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,6 +36,9 @@ Examples:
   unmoor convert --profile new-server.json --firmware uefi web01.qcow2
       To the machine of which unmoor inspect --machine made that file
 
+  unmoor convert --profile kvm dir:/srv/images/web01
+      Stores the fitted guest as another image of the machine, and leaves the first as it is
+
   unmoor convert --undo web01.qcow2
       Gives the guest's files back what they were";
 
@@ -43,6 +49,9 @@ What is changed:
   nothing, and one that is interrupted after it is carried on by the next command that
   opens the image. A copy of each changed file is kept in the guest, in
   /var/lib/unmoor/undo. Nothing of the guest is executed.
+
+  An image of a store never changes: what was fitted is stored as another image of that
+  time, NAME@TIME-2, which shares with the first one all that is the same.
 
   The guest's filesystems are mounted by a small machine in QEMU, the appliance, or, with
   --direct, by this host's kernel.";
@@ -55,7 +64,7 @@ What is changed:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{SAFETY}"))]
 pub(crate) struct Arguments {
-    /// The images of one machine's disks, in their order
+    /// The images of one machine's disks, in their order; or an image of a store, STORE/NAME or STORE/NAME@TIME
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
     #[command(flatten)]
@@ -82,34 +91,40 @@ pub(crate) struct Arguments {
     /// The rescue environment to run as the appliance, as unmoor rescue build made it
     #[arg(long, value_name = "DIR", conflicts_with = "direct")]
     rescue: Option<PathBuf>,
-    /// Write no definitions of the virtual machine beside the image
+    /// Write no definitions of the virtual machine beside the image. Beside an image of a store none are written
     #[arg(long)]
     no_definitions: bool,
+    #[command(flatten)]
+    store: StoreOptions,
 }
 
 /// Plans, shows, and does.
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome> {
     terminal.one_document();
-    for image in &arguments.images {
-        overlay::finish_interrupted(image, terminal)?;
-    }
-    let targets = arguments.targets()?;
-    if !arguments.dry_run {
-        targets.iter().try_for_each(|target| formats::check_changed(&target.image, target.format))?;
-    }
-    let manifest = arguments.manifest()?;
+    let stored = Stored::open(arguments, terminal)?;
+    let (targets, manifest) = match &stored {
+        Some(stored) => (stored.targets(), Some(stored.manifest.clone())),
+        None => arguments.files(terminal)?,
+    };
     let keys = arguments.fit.keys()?;
     let place = if arguments.direct { Where::Direct } else { Where::Appliance(arguments.rescue.clone()) };
     let machine = targets.clone();
     let fitter = Fitter::new(targets, manifest.as_ref(), keys, place);
+    let change = |action: &Action, what: &str| -> Result<(Done, Option<Made>)> {
+        let about = arguments.about(what);
+        match &stored {
+            Some(stored) => {
+                stored.change(&fitter, action, &about, terminal).map(|(done, made)| (done, Some(made)))
+            }
+            None => fitter.change(action, &about, terminal).map(|done| (done, None)),
+        }
+    };
     if arguments.undo {
-        let undone =
-            fitter.change(&Action::Undo { force: arguments.force }, &arguments.about("undone"), terminal)?;
-        return finish(
-            &json!({ "undone": undone, "warnings": terminal.warnings() }),
-            "the guest is as it was",
-            terminal,
-        );
+        let (undone, made) = change(&Action::Undo { force: arguments.force }, "undone")?;
+        let document = json!({
+            "undone": undone, "stored": made.as_ref().map(Made::document), "warnings": terminal.warnings(),
+        });
+        return finish(&document, &said("the guest is as it was", made.as_ref()), terminal);
     }
     let report = match &arguments.apply_plan {
         Some(file) => {
@@ -125,7 +140,7 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
     if !terminal.json() {
         report.text.lines().try_for_each(|line| terminal.print(&crate::output::table::plain_line(line)))?;
     }
-    let definitions = if arguments.no_definitions {
+    let definitions = if arguments.no_definitions || stored.is_some() {
         Vec::new()
     } else {
         definitions::of(&report.plan, &machine, manifest.as_ref())?
@@ -152,7 +167,7 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
     }
     let what = format!("fitted to {}", arguments.fit.profile.as_deref().unwrap_or("a saved plan"));
     let action = Action::Apply(Box::new(report.plan.clone()));
-    let done = fitter.change(&action, &arguments.about(&what), terminal)?;
+    let (done, made) = change(&action, &what)?;
     // The guest is fitted, whatever becomes of the files beside it.
     let (written, failed): (Vec<_>, Vec<_>) =
         definitions.iter().map(definitions::File::write).partition(std::result::Result::is_ok);
@@ -166,13 +181,20 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
     let mut document = report.document(false, terminal);
     if let Some(document) = document.as_object_mut() {
         document.insert("done".into(), json!(done));
+        document.insert("stored".into(), json!(made.as_ref().map(Made::document)));
         document.insert("definitions".into(), json!(definitions));
     }
-    let mut said = format!("fitted: {} changed", show_size(done.changed_bytes.iter().sum()));
+    let changed = format!("fitted: {} changed", show_size(done.changed_bytes.iter().sum()));
+    let mut said = said(&changed, made.as_ref());
     for path in &definitions {
         said.push_str(&format!("\n{}", path.display()));
     }
     finish(&document, &said, terminal)
+}
+
+/// With the image that was made, on a line of its own.
+fn said(what: &str, made: Option<&Made>) -> String {
+    made.map_or_else(|| what.to_owned(), |made| format!("{what}\n{}", made.line()))
 }
 
 fn finish(document: &serde_json::Value, said: &str, terminal: &Terminal) -> Result<Outcome> {
@@ -185,10 +207,20 @@ fn finish(document: &serde_json::Value, said: &str, terminal: &Terminal) -> Resu
 }
 
 impl Arguments {
+    /// Image files, and their machine's manifest.
+    fn files(&self, terminal: &Terminal) -> Result<(Vec<Target>, Option<Manifest>)> {
+        for image in &self.images {
+            overlay::finish_interrupted(image, terminal)?;
+        }
+        let targets = self.targets()?;
+        if !self.dry_run {
+            targets.iter().try_for_each(|target| formats::check_changed(&target.image, target.format))?;
+        }
+        Ok((targets, self.manifest()?))
+    }
+
     fn targets(&self) -> Result<Vec<Target>> {
         let target = |image: &PathBuf| {
-            let because = "an image of a store never changes: restore it to a file, and convert that";
-            super::store::refuse(image, "converting", because)?;
             if !image.is_file() {
                 let because = "it is not an image file: restore --profile fits a disk while it is restored";
                 std::fs::metadata(image).map_err(|error| Error::io("opening", error).path(image))?;
@@ -200,7 +232,7 @@ impl Arguments {
                 Some(record) => (record.image_format, record.sector_size),
                 None => (formats::open(image, &formats::OpenOptions::default())?.format, 512),
             };
-            Ok(Target { image: image.clone(), format, sector_size })
+            Ok(Target::file(image.clone(), format, sector_size))
         };
         self.images.iter().map(target).collect()
     }

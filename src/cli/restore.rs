@@ -161,15 +161,15 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome> {
     let options = arguments.options();
     let mut pairs = Vec::new();
-    let opened = match Location::is_path(&arguments.image) {
-        true => stored::open(arguments, terminal)?,
-        false => arguments.open_files(terminal)?,
+    let (opened, stored) = match Location::is_path(&arguments.image) {
+        true => stored::open(arguments, terminal).map(|(pairs, manifest)| (pairs, Some(manifest)))?,
+        false => (arguments.open_files(terminal)?, None),
     };
     for (image, target) in opened {
         image.warnings.iter().for_each(|warning| terminal.warn(warning.clone()));
         pairs.push((image, target));
     }
-    let fitting = fitted::fit(arguments, &mut pairs, terminal)?;
+    let fitting = fitted::fit(arguments, &mut pairs, stored.as_ref(), terminal)?;
     let plan = Plan::new(pairs, &options)?;
     let (boot_entry, note) = match &fitting {
         Some(fitting) => boot_entry::plan(arguments.boot_entry, &plan, &fitting.report)?,
@@ -368,11 +368,11 @@ impl Arguments {
         let usage = |because: String| Error::new(ErrorKind::Usage, "choosing targets").because(because);
         let mut pairs: Vec<(&DiskRecord, &PathBuf)> = Vec::new();
         for (old, target) in &self.disks {
-            let found = manifest.disks.iter().enumerate().find(|(index, disk)| {
-                let names = [disk.source.as_str(), disk.image.as_str()];
-                let short = Path::new(&disk.source).file_name().is_some_and(|name| name == old.as_str());
-                short || names.contains(&old.as_str()) || index.to_string() == *old
-            });
+            let found = manifest
+                .disks
+                .iter()
+                .enumerate()
+                .find(|(index, disk)| disk.is_called(old) || index.to_string() == *old);
             let Some((_, disk)) = found else {
                 let known: Vec<&str> = manifest.disks.iter().map(|disk| disk.source.as_str()).collect();
                 return Err(usage(format!("the machine has no disk {old}; it has {}", known.join(", "))));

@@ -106,11 +106,3 @@ pub(crate) fn ask(question: &str) -> Result<Option<Secret>> {
     read.map_err(|error| Error::io("asking for the passphrase", error))?;
     first_line(Zeroizing::new(line.as_bytes().to_vec())).map(Some)
 }
-
-/// Refuses a command that needs image files.
-pub(crate) fn refuse(path: &Path, doing: &'static str, because: &'static str) -> Result<()> {
-    if Location::is_path(path) {
-        return Err(Error::refused(doing, because).path(path));
-    }
-    Ok(())
-}

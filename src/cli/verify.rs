@@ -50,6 +50,10 @@ pub(crate) struct Arguments {
     /// The record that the restore wrote, where it is not in its usual place
     #[arg(long, value_name = "FILE", requires = "disk")]
     record: Option<PathBuf>,
+    /// Which disk of the machine DISK is, where an image of a store has several: by its name, its place (0, 1, ...) or its
+    /// image's name
+    #[arg(long, value_name = "OLD", requires = "disk")]
+    of: Option<String>,
     /// Worker threads; 0 chooses by the number of processors
     #[arg(long, value_name = "COUNT", default_value_t = 0, hide_default_value = true)]
     threads: usize,
@@ -164,27 +168,35 @@ fn check_stored(arguments: &Arguments, terminal: &Terminal) -> Result<Vec<Checke
     let image = arguments.store.open_image(&arguments.image, terminal)?;
     let name = format!("{}@{}", image.record.summary.machine, image.image.time);
     let records = &image.record.manifest.disks;
-    let disks = image.disks.into_iter().zip(records).enumerate();
+    // As a restore calls them.
+    let path = |record: &DiskRecord| {
+        PathBuf::from(if records.len() > 1 { format!("{name}.{}", record.image) } else { name.clone() })
+    };
+    let mut disks = image.disks.into_iter().zip(records).enumerate();
     if let Some(disk) = &arguments.disk {
-        let [record] = records.as_slice() else {
-            return Err(Error::refused(
-                "verifying",
-                "the machine has several disks, and which one this is cannot be said yet",
-            ));
+        let usage = |because: String| Error::new(ErrorKind::Usage, "choosing a disk").because(because);
+        let known = || records.iter().map(|disk| disk.source.as_str()).collect::<Vec<_>>().join(", ");
+        let number = match (&arguments.of, records.as_slice()) {
+            (None, [_]) => 0,
+            (None, _) => return Err(usage(format!("say with --of which of {} this is", known()))),
+            (Some(of), _) => records
+                .iter()
+                .enumerate()
+                .position(|(index, disk)| disk.is_called(of) || index.to_string() == *of)
+                .ok_or_else(|| usage(format!("the machine has no disk {of}; it has {}", known())))?,
         };
-        let mut disks = disks;
-        let Some((_, (stored, _))) = disks.next() else { return Ok(Vec::new()) };
+        let Some((_, (stored, record))) = disks.nth(number) else { return Ok(Vec::new()) };
         let map = || Ok((stored.extents.clone(), stored.leaves.clone()));
-        return Ok(vec![check_disk(disk, Path::new(&name), (record, &map), arguments, terminal)?]);
+        return Ok(vec![check_disk(disk, &path(record), (record, &map), arguments, terminal)?]);
     }
     disks
         .map(|(index, (disk, record))| {
-            let path = if records.len() > 1 { format!("{name}.{}", record.image) } else { name.clone() };
-            let path = PathBuf::from(path);
+            let path = path(record);
             let maps = (&disk.extents, &disk.leaves);
             let comparison = compare(&disk.source, &path, index, maps, arguments, terminal)?;
             let damage = damage(&comparison, &record.regions, &[]);
-            Ok(Checked { damage, path, comparison, changes: Vec::new(), conversions: Vec::new() })
+            let conversions = record.conversions.clone();
+            Ok(Checked { damage, path, comparison, changes: Vec::new(), conversions })
         })
         .collect()
 }

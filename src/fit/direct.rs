@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use unmoor_images::formats::qcow2::OverlayWriter;
-use unmoor_images::overlay::{Overlays, Target};
+use unmoor_images::overlay::{self, Overlays, Target};
 use unmoor_images::{BlockSource, Error, ErrorKind, Monitor, Result, ResultExt, State};
 
-use super::{Action, Fitter, guest};
+use super::{Action, Fitter, guest, served};
 
 /// Bytes that are copied or compared at a time.
 const STEP: u64 = 1 << 20;
@@ -73,15 +73,17 @@ struct Copy(tempfile::TempPath);
 impl Copy {
     fn of(target: &Target, source: &dyn BlockSource, monitor: &dyn Monitor) -> Result<Self> {
         let doing = || format!("making a working copy of {}", target.image.display());
-        let folder = target.image.parent().filter(|folder| !folder.as_os_str().is_empty());
         // A name of its own, and mode 0600: other runs on this image have theirs.
         let mut builder = tempfile::Builder::new();
-        let made =
-            builder.prefix(".unmoor-").suffix(".working").tempfile_in(folder.unwrap_or(Path::new(".")));
+        let builder = builder.prefix(".unmoor-").suffix(".working");
+        let made = match served::folder_of(target) {
+            Some(folder) => builder.tempfile_in(folder),
+            None => builder.tempfile(),
+        };
         let (file, path) = made.doing(doing)?.into_parts();
         let copy = Self(path);
-        let shared =
-            target.format == unmoor_images::formats::Format::Raw && share(&target.image, &file).is_ok();
+        let raw = target.served.is_none() && target.format == unmoor_images::formats::Format::Raw;
+        let shared = raw && share(&target.image, &file).is_ok();
         file.set_len(source.size()).doing(doing)?;
         if shared {
             return Ok(copy);
@@ -137,8 +139,7 @@ fn take_over(
     monitor: &dyn Monitor,
 ) -> Result<()> {
     let working = unmoor_images::formats::raw::RawSource::open(&copy.0)?;
-    let options = unmoor_images::formats::OpenOptions { allow_backing: false, format: Some(target.format) };
-    let below = unmoor_images::formats::open(&target.image, &options)?.source;
+    let below = overlay::base(target)?;
     let mut patcher = OverlayWriter::open(path, &target.image, below)?;
     let mut other = vec![0; STEP as usize];
     let mut compare = |at: u64, bytes: &[u8], against: &dyn BlockSource, swap: bool| -> Result<()> {

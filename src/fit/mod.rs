@@ -15,6 +15,7 @@ mod guest;
 mod identities;
 pub(crate) mod job;
 mod planning;
+mod served;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ use unmoor_images::{BlockSource, Error, ErrorKind, Monitor, Result, ResultExt};
 
 use crate::appliance::{self, Environment};
 use crate::output::Terminal;
+pub(crate) use served::Served;
 
 /// What an appliance may take: reading a machine's modules and writing some initramfs files, emulated.
 const LIMIT: Duration = Duration::from_secs(900);

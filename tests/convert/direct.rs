@@ -13,29 +13,29 @@ fn text(path: &Path) -> &str {
 }
 
 /// The guest's root, from its image.
-struct Guest {
+pub(crate) struct Guest {
     mounted: Mounted,
     _raw: std::path::PathBuf,
 }
 
 impl Guest {
-    fn of(scene: &Scene, image: &Path) -> Self {
+    pub(crate) fn of(scene: &Scene, image: &Path) -> Self {
         let raw = scene.path("look.raw");
         tool("qemu-utils", "qemu-img", &["convert", "-O", "raw", text(image), text(&raw)]).expect(0);
         let mounted = Mounted::new(&["-o", "ro,noload,loop,offset=1048576", text(&raw)]);
         Self { mounted: mounted.expect("this test needs root, a loop device and ext4"), _raw: raw }
     }
 
-    fn read(&self, path: &str) -> Vec<u8> {
+    pub(crate) fn read(&self, path: &str) -> Vec<u8> {
         std::fs::read(self.mounted.path().join(path)).unwrap()
     }
 
-    fn text(&self, path: &str) -> String {
+    pub(crate) fn text(&self, path: &str) -> String {
         String::from_utf8(self.read(path)).unwrap()
     }
 }
 
-fn fsck(scene: &Scene, image: &Path) {
+pub(crate) fn fsck(scene: &Scene, image: &Path) {
     let raw = scene.path("check.raw");
     tool("qemu-utils", "qemu-img", &["convert", "-O", "raw", text(image), text(&raw)]).expect(0);
     tool("e2fsprogs", "e2fsck", &["-fn", &format!("{}?offset=1048576", text(&raw))]).expect(0);

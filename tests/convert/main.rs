@@ -15,3 +15,4 @@ mod direct;
 mod guest;
 mod plans;
 mod restored;
+mod stored;

@@ -197,6 +197,12 @@ impl Manifest {
 }
 
 impl DiskRecord {
+    /// Whether a person means this disk by `name`: its device, with or without the folder, or its image.
+    pub fn is_called(&self, name: &str) -> bool {
+        let short = Path::new(&self.source).file_name().is_some_and(|file| file == name);
+        short || self.source == name || self.image == name
+    }
+
     /// Reads this disk's map file, which lies in `folder`, and checks it against the manifest.
     pub fn read_map(&self, folder: &Path) -> Result<(ExtentMap, Leaves)> {
         let plain = Path::new(&self.map.file).file_name().is_some_and(|name| name == self.map.file.as_str());

@@ -3,10 +3,11 @@
 
 use std::fs::File;
 
-use super::Overlays;
+use super::{About, Overlays};
 use crate::adapt::WithSectors;
 use crate::formats::qcow2::{Overlay, Qcow2Source};
 use crate::layout::{self, DiskLayout, Hibernated};
+use crate::manifest::{Conversion, DiskRecord, hex};
 use crate::merkle::{self, Hash, Leaves};
 use crate::{BlockSource, Error, ErrorKind, ExtentMap, LEAF, Monitor, RangeSet, Result, ResultExt, State};
 
@@ -66,6 +67,35 @@ impl Changed {
         if size != now && !end.is_multiple_of(LEAF) {
             self.changed.insert(end / LEAF * LEAF..end.next_multiple_of(LEAF).min(now));
         }
+    }
+
+    /// Brings `record` of the disk to what it is now, and answers its new extents and leaves. `before` are those of the image.
+    pub fn record(
+        &mut self,
+        record: &mut DiskRecord,
+        before: (&ExtentMap, &Leaves),
+        about: &About,
+        monitor: &dyn Monitor,
+    ) -> Result<(ExtentMap, Leaves)> {
+        let extents = self.extents(before.0);
+        let leaves = self.leaves(before.1, monitor)?;
+        record.conversions.push(Conversion {
+            time: about.time.clone(),
+            tool: about.tool.clone(),
+            what: about.what.clone(),
+            root_before: std::mem::replace(&mut record.root, hex(&leaves.root())),
+            changed: leaves
+                .differing(before.1)
+                .into_iter()
+                .map(|leaves| (leaves.start * LEAF, (leaves.end * LEAF).min(extents.size())))
+                .collect(),
+        });
+        record.table = self.layout.table.clone();
+        record.regions = self.layout.regions.clone();
+        record.data_bytes = extents.bytes(State::Data);
+        record.zero_bytes = extents.bytes(State::Zero);
+        record.hole_bytes = extents.bytes(State::Hole);
+        Ok((extents, leaves))
     }
 
     /// `before`, the image's leaves, with those that the change touches hashed anew.

@@ -10,9 +10,9 @@ use super::changes::stop;
 use super::record::{self, DiskChange, Range, Record};
 use super::{About, Changed, Overlays, Target, base, changes, lock, open, path_for};
 use crate::formats::Patcher;
-use crate::manifest::{Conversion, Manifest, hex, path_for as manifest_path, sync_folder, write_map};
+use crate::manifest::{Manifest, hex, path_for as manifest_path, sync_folder, write_map};
 use crate::monitor::{Event, Phase};
-use crate::{BlockSource, Error, ErrorKind, LEAF, Monitor, RangeSet, Result, ResultExt, State};
+use crate::{BlockSource, Error, ErrorKind, Monitor, RangeSet, Result, ResultExt};
 
 const EXCLUSIVE: FlockArg = FlockArg::LockExclusiveNonblock;
 /// Bytes of a range in a record at most.
@@ -176,7 +176,7 @@ fn carry_out(leader: &Path, again: bool, monitor: &dyn Monitor) -> Result<bool> 
 
 /// Copies the ranges, or finds that they have been copied where the overlay is gone.
 fn copy(index: usize, disk: &DiskChange, image: &Path, again: bool, monitor: &dyn Monitor) -> Result<()> {
-    let target = Target { image: image.to_owned(), format: disk.image_format, sector_size: 512 };
+    let target = Target::file(image.to_owned(), disk.image_format, 512);
     let overlay = path_for(image);
     let there = overlay.exists();
     let source: Box<dyn BlockSource> =
@@ -216,28 +216,11 @@ fn update(
     let Some(record) = manifest.disks.iter_mut().find(|disk| disk.image == image) else { return Ok(None) };
     let folder = target.image.parent().unwrap_or(Path::new(""));
     let (extents, leaves) = record.read_map(folder)?;
-    let new_extents = disk.extents(&extents);
-    let new_leaves = disk.leaves(&leaves, monitor)?;
+    let (new_extents, new_leaves) = disk.record(record, (&extents, &leaves), about, monitor)?;
     let map = record.map.file.clone();
     let next = write_map(&folder.join(format!("{map}.next")), &new_extents, &new_leaves)?;
     record.map.bytes = next.bytes;
     record.map.blake3 = next.blake3;
-    record.conversions.push(Conversion {
-        time: about.time.clone(),
-        tool: about.tool.clone(),
-        what: about.what.clone(),
-        root_before: std::mem::replace(&mut record.root, hex(&new_leaves.root())),
-        changed: new_leaves
-            .differing(&leaves)
-            .into_iter()
-            .map(|leaves| (leaves.start * LEAF, (leaves.end * LEAF).min(extents.size())))
-            .collect(),
-    });
-    record.table = disk.layout.table.clone();
-    record.regions = disk.layout.regions.clone();
-    record.data_bytes = new_extents.bytes(State::Data);
-    record.zero_bytes = new_extents.bytes(State::Zero);
-    record.hole_bytes = new_extents.bytes(State::Hole);
     Ok(Some(map))
 }
 

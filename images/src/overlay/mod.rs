@@ -19,8 +19,10 @@ mod record;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -35,14 +37,36 @@ pub use changes::{Changed, changes};
 pub use commit::{Committed, commit, finish_interrupted};
 
 /// One image of a machine that is to change.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Target {
-    /// The image.
+    /// The image's file, or the URI by which QEMU reads a disk that lies in none.
     pub image: PathBuf,
     /// Its format.
     pub format: Format,
     /// Bytes per logical sector of its disk, as the manifest has it; 512 where nobody says.
     pub sector_size: u32,
+    /// A disk that lies in no file, such as one of a store's image: it never changes, and has layers apart only.
+    pub served: Option<Arc<dyn BlockSource>>,
+}
+
+impl Target {
+    /// An image file.
+    pub fn file(image: PathBuf, format: Format, sector_size: u32) -> Self {
+        Self { image, format, sector_size, served: None }
+    }
+
+    /// A disk that lies in no file, and the `nbd+unix:` URI at which it is served.
+    pub fn served(uri: &str, disk: Arc<dyn BlockSource>) -> Self {
+        let sector_size = disk.sector_size();
+        Self { image: uri.into(), format: Format::Raw, sector_size, served: Some(disk) }
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { image, format, sector_size, .. } = self;
+        write!(f, "{} ({format:?}, sectors of {sector_size} bytes)", image.display())
+    }
 }
 
 /// Why images are changed, for their manifest.
@@ -130,6 +154,9 @@ impl Drop for Overlays {
 /// `Refused` where another run changes one of the images, or where one could not be changed in the end.
 pub fn create(targets: &[Target]) -> Result<Overlays> {
     let folder = |target: &Target| target.image.parent().map(Path::to_owned);
+    if targets.iter().any(|target| target.served.is_some()) {
+        return Err(Error::refused("changing images", "a disk that lies in no file does not change"));
+    }
     if targets.windows(2).any(|pair| matches!(pair, [a, b] if folder(a) != folder(b))) {
         return Err(Error::refused("changing images", "the images of one machine must lie in one folder"));
     }
@@ -165,7 +192,8 @@ pub fn create(targets: &[Target]) -> Result<Overlays> {
 ///
 /// `Refused` where another run changes one of the images.
 pub fn create_apart(targets: &[Target], sizes: &[u64], folder: &Path) -> Result<Overlays> {
-    let locks = targets.iter().map(|target| lock(&target.image, FlockArg::LockSharedNonblock));
+    let files = targets.iter().filter(|target| target.served.is_none());
+    let locks = files.map(|target| lock(&target.image, FlockArg::LockSharedNonblock));
     let locks = locks.collect::<Result<_>>()?;
     let paths = (0..targets.len()).map(|number| folder.join(format!("disk{number}.overlay"))).collect();
     let sizes = sizes.iter().map(|size| size.next_multiple_of(512)).collect();
@@ -205,7 +233,10 @@ pub fn size(target: &Target) -> Result<u64> {
 /// As opening it.
 pub fn base(target: &Target) -> Result<Box<dyn BlockSource>> {
     let options = formats::OpenOptions { allow_backing: false, format: Some(target.format) };
-    let source = formats::open(&target.image, &options)?.source;
+    let source: Box<dyn BlockSource> = match &target.served {
+        Some(disk) => Box::new(disk.clone()),
+        None => formats::open(&target.image, &options)?.source,
+    };
     Ok(Box::new(WithSectors::new(source, target.sector_size)))
 }
 

@@ -79,7 +79,7 @@ fn images(folder: &Path, formats: &[Format]) -> Vec<Target> {
             unreadable: Vec::new(),
             conversions: Vec::new(),
         });
-        targets.push(Target { image, format, sector_size: 512 });
+        targets.push(Target::file(image, format, 512));
     }
     let manifest = Manifest {
         format: "unmoor-manifest".into(),
@@ -334,7 +334,7 @@ fn a_commit_that_a_parent_test_has_killed() {
         .enumerate()
         .map(|(index, &format)| {
             let extension = if format == Format::Raw { "raw" } else { "qcow2" };
-            Target { image: folder.join(format!("m.disk{index}.{extension}")), format, sector_size: 512 }
+            Target::file(folder.join(format!("m.disk{index}.{extension}")), format, 512)
         })
         .collect();
     let overlays = create(&targets).unwrap();
@@ -364,10 +364,8 @@ fn a_commit_killed_at_any_step_is_carried_on_by_the_next_command() {
             .iter()
             .zip([Format::Qcow2, Format::Raw])
             .enumerate()
-            .map(|(index, (extension, format))| Target {
-                image: folder.path().join(format!("m.disk{index}.{extension}")),
-                format,
-                sector_size: 512,
+            .map(|(index, (extension, format))| {
+                Target::file(folder.path().join(format!("m.disk{index}.{extension}")), format, 512)
             })
             .collect();
         let complete = status.status.success();

@@ -165,6 +165,11 @@ impl Dedup {
         }
     }
 
+    /// Claims the chunk if it is there; if not, nothing is changed and the caller may send it.
+    pub(super) fn claim_there(&mut self, id: &Id) -> bool {
+        self.chunks.contains_key(id) && self.claim(id)
+    }
+
     /// The earlier pack that a chunk is taken from.
     pub(super) fn pack_of(&self, id: &Id) -> Option<Id> {
         self.packs.get(*self.chunks.get(id)? as usize).map(|pack| pack.id)

@@ -19,6 +19,7 @@ pub mod backend;
 mod clock;
 mod config;
 mod dedup;
+mod derived;
 mod document;
 mod encode;
 mod image;

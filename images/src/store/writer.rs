@@ -159,6 +159,11 @@ impl Writer {
         self.store.seal().id(hash)
     }
 
+    /// Relies on a chunk if the store has it.
+    pub(super) fn claim_there(&self, id: &Id) -> bool {
+        lock(&self.dedup).claim_there(id)
+    }
+
     /// Stores those of `chunks` that are not there, in this thread.
     pub(super) fn send(&self, content: Content, chunks: &[(Id, &[u8])]) -> Result<()> {
         let missing: Vec<&(Id, &[u8])> = {

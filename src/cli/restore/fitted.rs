@@ -13,7 +13,7 @@ use unmoor_restore::image::Image;
 use unmoor_restore::plan::Target;
 
 use super::Arguments;
-use crate::fit::{Action, Fitter, Report, Where};
+use crate::fit::{Action, Fitter, Report, Served, Where};
 use crate::output::Terminal;
 use crate::output::table::plain_line;
 
@@ -35,10 +35,11 @@ pub(super) struct Fitting {
     _layers: Option<Fitted>,
 }
 
-/// Fits the images' guest, if that is asked for.
+/// Fits the images' guest, if that is asked for. `stored` is the manifest of an image that lies in a store.
 pub(super) fn fit(
     arguments: &Arguments,
     pairs: &mut [(Image, Target)],
+    stored: Option<&Manifest>,
     terminal: &Terminal,
 ) -> Result<Option<Fitting>> {
     let Some(profile) = &arguments.fit.profile else { return Ok(None) };
@@ -46,15 +47,19 @@ pub(super) fn fit(
         return Err(Error::new(ErrorKind::Usage, "fitting the guest")
             .because("a stream cannot be looked into before it is written: capture to a file first"));
     }
-    let below = pairs.iter().map(|(image, _)| Below {
-        image: image.path.clone(),
-        format: image.format,
-        sector_size: image.source.sector_size(),
-    });
-    let below: Vec<Below> = below.collect();
-    let manifest = arguments.machine(&below)?;
+    let disks: Option<Vec<_>> = pairs.iter().map(|(image, _)| image.shared.clone()).collect();
+    // Until the guest is fitted; what is restored reads the store itself.
+    let served = disks.filter(|_| stored.is_some()).map(Served::start).transpose()?;
+    let below: Vec<Below> = match &served {
+        Some(served) => served.targets().to_vec(),
+        None => pairs.iter().map(|(image, _)| file(image)).collect(),
+    };
+    let manifest = match stored {
+        Some(manifest) => Some(manifest.clone()),
+        None => arguments.machine(&below)?,
+    };
     if let Some(manifest) = &manifest {
-        check_whole(manifest, &below)?;
+        check_whole(manifest, pairs)?;
     }
     let place = if arguments.direct { Where::Direct } else { Where::Appliance(arguments.rescue.clone()) };
     let mut fitter = Fitter::new(below.clone(), manifest.as_ref(), arguments.fit.keys()?, place);
@@ -78,13 +83,19 @@ pub(super) fn fit(
     let folder =
         tempfile::Builder::new().prefix("unmoor-").tempdir().doing(|| "making a temporary folder")?;
     let overlays = overlay::create_apart(&below, &fitter.disk_sizes()?, folder.path())?;
-    fitter.change_in(&overlays, &Action::Apply(Box::new(report.plan.clone())), terminal)?;
+    let changed = fitter.change_in(&overlays, &Action::Apply(Box::new(report.plan.clone())), terminal);
+    served.iter().for_each(|served| served.report(terminal));
+    changed?;
     let changed = overlay::changes(&overlays, terminal)?;
     for ((image, _), disk) in pairs.iter_mut().zip(changed) {
         image.fit(disk, &format!("fitted to {profile}"), terminal)?;
     }
     let layers = Fitted { _overlays: overlays, _folder: folder };
     Ok(Some(Fitting { report, document, _layers: Some(layers) }))
+}
+
+fn file(image: &Image) -> Below {
+    Below::file(image.path.clone(), image.format, image.source.sector_size())
 }
 
 /// The size of the disk to plan for, where it is not the image's: some of a larger target's room, or a smaller target if all partitions
@@ -106,8 +117,11 @@ fn size(image: &Image, target: &Target, arguments: &Arguments) -> Option<u64> {
 }
 
 /// A guest of several disks is fitted as a whole: its root, its boot loader and its volume groups may be on any of them.
-fn check_whole(manifest: &Manifest, images: &[Below]) -> Result<()> {
-    let there = |name: &str| images.iter().any(|below| below.image.ends_with(name));
+fn check_whole(manifest: &Manifest, pairs: &[(Image, Target)]) -> Result<()> {
+    let is = |image: &Image, name: &str| {
+        image.path.ends_with(name) || image.record.as_ref().is_some_and(|record| record.image == name)
+    };
+    let there = |name: &str| pairs.iter().any(|(image, _)| is(image, name));
     let missing: Vec<String> = manifest
         .disks
         .iter()

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use unmoor_images::manifest::Manifest;
 use unmoor_images::{Error, ErrorKind, Result};
 use unmoor_restore::image::Image;
 use unmoor_restore::plan::Target;
@@ -10,15 +11,9 @@ use unmoor_restore::plan::Target;
 use super::{Arguments, target};
 use crate::output::Terminal;
 
-/// Opens the image that the arguments name, and finds its disks' targets.
-pub(super) fn open(arguments: &Arguments, terminal: &Terminal) -> Result<Vec<(Image, Target)>> {
+/// Opens the image that the arguments name, and finds its disks' targets; with its manifest.
+pub(super) fn open(arguments: &Arguments, terminal: &Terminal) -> Result<(Vec<(Image, Target)>, Manifest)> {
     let usage = |because: String| Error::new(ErrorKind::Usage, "choosing targets").because(because);
-    if arguments.fit.profile.is_some() {
-        return Err(Error::refused(
-            "fitting the guest",
-            "an image of a store cannot be fitted on its way yet: restore it to a file, and convert that",
-        ));
-    }
     if arguments.ignore_manifest {
         return Err(usage("an image of a store is its manifest: there is none to ignore".to_owned()));
     }
@@ -44,5 +39,5 @@ pub(super) fn open(arguments: &Arguments, terminal: &Terminal) -> Result<Vec<(Im
         let name = if manifest.disks.len() > 1 { format!("{name}.{}", record.image) } else { name.clone() };
         pairs.push((Image::stored(name.as_ref(), record, disk), target));
     }
-    Ok(pairs)
+    Ok((pairs, manifest))
 }

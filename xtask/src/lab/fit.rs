@@ -24,6 +24,10 @@ pub(crate) enum Way {
     Convert,
     /// The image is restored to another disk and fitted in the same step.
     Restore,
+    /// The image lies in a store, becomes another image there, and that is restored.
+    ConvertStored,
+    /// The image lies in a store, and is restored and fitted in the same step.
+    RestoreStored,
 }
 
 /// One cell.
@@ -54,6 +58,20 @@ pub(crate) const FITS: &[Fit] = &[
         target: target(Chipset::Q35, Firmware::Bios, Bus::Virtio, "virtio-net-pci"),
         way: Way::Convert,
         arguments: &["--identity", "clone"],
+    },
+    Fit {
+        name: "stored",
+        guest: "ahci",
+        target: target(Chipset::Q35, Firmware::Bios, Bus::Virtio, "virtio-net-pci"),
+        way: Way::ConvertStored,
+        arguments: &[],
+    },
+    Fit {
+        name: "stored-restore",
+        guest: "ahci",
+        target: target(Chipset::Q35, Firmware::Bios, Bus::Virtio, "virtio-net-pci"),
+        way: Way::RestoreStored,
+        arguments: &[],
     },
     Fit {
         name: "b",
@@ -211,22 +229,35 @@ impl Fit {
 
     /// The disk of the new machine, in `directory`.
     fn fitted(&self, guest: &Built, tools: &Tools, directory: &Path) -> Result<PathBuf> {
-        let image = directory.join("image.qcow2");
+        let stored = matches!(self.way, Way::ConvertStored | Way::RestoreStored);
+        let image = if stored {
+            let store = format!("dir:{}", directory.join("store").display());
+            output(Command::new(&tools.unmoor).args(["images", "init", &store]))?;
+            PathBuf::from(format!("{store}/machine"))
+        } else {
+            directory.join("image.qcow2")
+        };
         output(Command::new(&tools.unmoor).arg("capture").arg(&guest.disk).arg(&image))?;
         let profile = self.target.profile();
         match self.way {
-            Way::Convert => {
+            Way::Convert | Way::ConvertStored => {
                 let start = Instant::now();
                 let arguments = [self.arguments, &["--json"]].concat();
                 let (status, said) = tools.convert(&image, &profile, &arguments)?;
                 println!("    {}: {}", self.name, times(&said, start.elapsed().as_secs_f64()));
                 succeeded((status, said))?;
-                output(Command::new("qemu-img").args(["check", "-q"]).arg(&image))?;
                 output(Command::new(&tools.unmoor).arg("verify").arg(&image))
                     .while_doing("verifying the image after its conversion")?;
+                if stored {
+                    // The latest image is the fitted one.
+                    let restored = directory.join("restored.qcow2");
+                    output(Command::new(&tools.unmoor).arg("restore").args([&image, &restored]))?;
+                    return Ok(restored);
+                }
+                output(Command::new("qemu-img").args(["check", "-q"]).arg(&image))?;
                 Ok(image)
             }
-            Way::Restore => {
+            Way::Restore | Way::RestoreStored => {
                 let restored = directory.join("restored.raw");
                 let size = guest.disk.metadata().while_doing("reading the guest's size")?.len();
                 old_content::fill(&restored, size)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The cell that boots before it copies: a guest from `unmoor nbd --overlay` over its compressed image, beside the same disk as
-//! a local qcow2; again with the order of the first boot known; and, hydrated, without server and image.
+//! The cell that boots before it copies: a guest from `unmoor nbd --overlay` over its image in a store, beside the same disk as
+//! a local qcow2; again with the order of the first boot known; and, hydrated, without server and store.
 
 use crate::lab::guest::Built;
 use crate::lab::qemu::{Writes, tail};
@@ -90,7 +90,10 @@ pub(crate) fn run(guest: &Built, unmoor: &Path) -> Result {
     let row = guests::guest(GUEST)?;
     let scratch = Scratch::new("nbd-boot")?;
     let path = |name: &str| scratch.path().join(name);
-    let (image, local) = (path("image.qcow2"), path("local.qcow2"));
+    let (folder, local) = (path("store"), path("local.qcow2"));
+    let store = format!("dir:{}", folder.display());
+    output(Command::new(unmoor).args(["images", "init", &store]))?;
+    let image = PathBuf::from(format!("{store}/machine"));
     output(Command::new(unmoor).arg("capture").arg(&guest.disk).arg(&image))?;
     output(
         Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).arg(&guest.disk).arg(&local),
@@ -113,6 +116,6 @@ pub(crate) fn run(guest: &Built, unmoor: &Path) -> Result {
     let mut server = Server::start(unmoor, scratch.path(), &image, &overlay, &["--hydrate"])?;
     server.until("hydrate", |server| server.said().contains("stands alone"))?;
     server.stop()?;
-    std::fs::remove_file(&image).while_doing("removing the image")?;
+    std::fs::remove_dir_all(&folder).while_doing("removing the store")?;
     timed("the hydrated overlay", &overlay).map(drop)
 }

@@ -140,7 +140,10 @@ impl OverlayWriter {
 /// How an overlay names an image: beside it by its name alone, so that both may be moved. Without the dot or the slash
 /// QEMU takes what stands before a colon for a protocol.
 fn name_of(overlay: &Path, backing: &Path) -> Result<String> {
-    let name = if overlay.parent() == backing.parent() {
+    // A file's name stands here with a slash in front, and is not taken for one of these.
+    let name = if backing.to_str().is_some_and(|name| name.starts_with("nbd+unix:///")) {
+        backing.to_str().map(str::to_owned)
+    } else if overlay.parent() == backing.parent() {
         backing.file_name().and_then(|name| name.to_str()).map(|name| format!("./{name}"))
     } else {
         let whole = std::path::absolute(backing).doing(|| "finding the image's folder")?;
