@@ -20,8 +20,7 @@ pub(super) fn run(unmoor: &Path, folder: &Path, rounds: usize) -> Result {
     let deb = kernel.display();
     let (unmoor, disk, at) = (unmoor.display(), guest.disk.display(), folder.display());
     shell(&format!(
-        "{unmoor} rescue build --profile appliance --kernel {} --out {rescue_text} && {unmoor} capture --force {disk} {at}/guest.qcow2",
-        deb
+        "{unmoor} rescue build --profile appliance --kernel {deb} --out {rescue_text} && {unmoor} capture --force {disk} {at}/guest.qcow2"
     ))?;
     // libguestfs makes its appliance of the host's kernel and modules, which this host may not have; supermin wants
     // /lib/modules to be there even where it is told of others.
