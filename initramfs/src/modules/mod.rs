@@ -110,8 +110,6 @@ pub struct ModuleTree {
     softdeps: BTreeMap<String, Softdep>,
     builtin: BTreeSet<String>,
     builtin_aliases: Vec<(String, String)>,
-    /// What is built in says which aliases it has (modules.builtin.modinfo; Linux 5.2).
-    builtin_told: bool,
     symbols: Vec<(String, String)>,
     devices: Vec<String>,
     /// Place of a module in modules.order.
@@ -139,13 +137,8 @@ impl ModuleTree {
         self.builtin.iter().map(String::as_str)
     }
 
-    /// Whether the aliases of what is built in are known. Where they are not, [`drivers_for`](Self::drivers_for) knows loadable
-    /// modules only.
-    pub fn knows_builtin_aliases(&self) -> bool {
-        self.builtin_told || self.builtin.is_empty()
-    }
-
-    /// What may drive `modalias`: loadable modules in the order of modules.order, then what is built in. Also takes a module's
+    /// What may drive `modalias`: loadable modules in the order of modules.order, then what is built in, as far as that tells (of
+    /// device tables it seldom does). Also takes a module's
     /// name or an alias of another kind ("fs-ext4").
     pub fn drivers_for(&self, modalias: &str) -> Vec<String> {
         let wanted = normal(modalias);
@@ -222,9 +215,8 @@ impl ModuleTree {
         let modules: Vec<Module> = new.iter().filter_map(|name| other.modules.get(*name)).cloned().collect();
         self.modules.extend(modules.into_iter().map(|module| (module.name.clone(), module)));
         self.builtin.extend(other.builtin.iter().cloned());
-        if !self.builtin_told {
+        if self.builtin_aliases.is_empty() {
             self.builtin_aliases.extend(other.builtin_aliases.iter().cloned());
-            self.builtin_told = other.builtin_told;
         }
     }
 }

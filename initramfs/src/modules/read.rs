@@ -53,7 +53,6 @@ impl ModuleTree {
             Some(told) => tree.read_builtin_information(&told, builtin.is_none()),
             None => {
                 if let Some(file) = source.read(&format!("{directory}/modules.builtin.alias.bin"))? {
-                    tree.builtin_told = true;
                     tree.builtin_aliases = index::read(&file)?
                         .into_iter()
                         .flat_map(|(key, values)| {
@@ -89,7 +88,6 @@ impl ModuleTree {
     /// Pairs of "module.key=value", each ended by a zero byte. Code that can be no module is told too, so that modules.builtin
     /// has the names where it is there.
     fn read_builtin_information(&mut self, told: &[u8], take_names: bool) {
-        self.builtin_told = true;
         for text in told.split(|byte| *byte == 0) {
             let text = String::from_utf8_lossy(text);
             let parsed = text.split_once('=').and_then(|(key, value)| Some((key.split_once('.')?, value)));

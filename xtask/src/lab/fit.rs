@@ -175,7 +175,9 @@ pub(crate) fn succeeded((status, said): (ExitStatus, String)) -> Result {
     if status.success() {
         Ok(())
     } else {
-        Err(Failure::new(format!("unmoor failed: {status}: {}", said.trim())))
+        // The document of a plan has the drivers in it.
+        let brief: Vec<String> = said.lines().map(|line| line.chars().take(600).collect()).collect();
+        Err(Failure::new(format!("unmoor failed: {status}: {}", brief.join("\n").trim())))
     }
 }
 
