@@ -10,6 +10,8 @@ pub enum Phase {
     Capture,
     /// Writing used bytes to the target.
     Restore,
+    /// Reading what a target has already.
+    Compare,
     /// Reading back and comparing hashes.
     Verify,
     /// Writing or discarding the target's unused bytes.
@@ -27,6 +29,7 @@ impl Phase {
             Self::Analyze => "analyzing",
             Self::Capture => "capturing",
             Self::Restore => "restoring",
+            Self::Compare => "comparing",
             Self::Verify => "verifying",
             Self::Wipe => "wiping",
             Self::Commit => "changing",

@@ -8,6 +8,7 @@
 
 mod check;
 mod grown;
+mod resume;
 
 use std::path::Path;
 
@@ -30,6 +31,8 @@ pub struct Outcome {
     pub read_bytes: u64,
     /// Bytes written to the target.
     pub written_bytes: u64,
+    /// Bytes of data that were on it already, where an interrupted restore was resumed.
+    pub kept_bytes: u64,
     /// True if everything was read back and compared.
     pub verified: bool,
     /// The filesystem that was grown, for people.
@@ -54,8 +57,8 @@ enum Open {
 ///
 /// # Errors
 ///
-/// After a failure no target has a table or a name: devices hold nothing that can be found, files are removed. Only an
-/// error of kind `Refused` comes before anything was written.
+/// After a failure no target has a table or a name: devices hold nothing that can be found, files are removed, unless the restore
+/// was to be resumed: then what they hold is kept. Only an error of kind `Refused` comes before anything was written.
 pub fn execute(plan: &Plan, options: &Options, monitor: &dyn Monitor) -> Result<Vec<Outcome>> {
     let mut targets = Vec::new();
     for disk in &plan.disks {
@@ -70,9 +73,17 @@ pub fn execute(plan: &Plan, options: &Options, monitor: &dyn Monitor) -> Result<
         .collect();
     if written.is_err() && !devices.is_empty() {
         monitor.warn(format!(
-            "{} left without a partition table, and what was on it is lost: run the restore again",
+            "{} left without a partition table, and what was on it is lost: run the restore again, with --resume \
+             to go on from here",
             devices.join(" and ")
         ));
+    }
+    if written.is_err() && options.resume {
+        let kept = targets.iter().filter_map(|target| match target {
+            Open::Disk { partial: Some(partial), .. } => Some(partial.now().display().to_string()),
+            _ => None,
+        });
+        kept.for_each(|kept| monitor.warn(format!("{kept} is kept: give --resume again to go on from here")));
     }
     // From now on a refusal would be a lie.
     written.map_err(|error| match error.kind() {
@@ -88,7 +99,7 @@ fn write(
     monitor: &dyn Monitor,
 ) -> Result<Vec<Outcome>> {
     for (disk, target) in plan.disks.iter().zip(&*targets) {
-        clear(disk, target).doing(|| format!("clearing {}", disk.target))?;
+        clear(disk, target, options).doing(|| format!("clearing {}", disk.target))?;
     }
     let mut outcomes = Vec::new();
     for (index, (disk, target)) in plan.disks.iter().zip(&mut *targets).enumerate() {
@@ -104,7 +115,7 @@ fn write(
     if committed.is_err() {
         // Some of the machine's disks may be complete; a machine with a part of them is not.
         for (disk, target) in plan.disks.iter().zip(&*targets) {
-            let _ = clear(disk, target);
+            let _ = clear(disk, target, options);
         }
     }
     committed.map(|()| outcomes)
@@ -122,10 +133,18 @@ fn open(disk: &DiskPlan, options: &Options) -> Result<Open> {
             Ok(Open::Disk { held: Held::new(file, &disk.held), partial: None })
         }
         Target::File { path, format: Format::Raw } => {
-            let create = |now: &Path| DiskFile::create_raw(now, disk.size, disk.sector_size);
-            let (partial, file) = Partial::create(path, create)?;
+            let create = |now: &Path| match options.resume {
+                true => DiskFile::open_raw(now, disk.size, disk.sector_size),
+                false => DiskFile::create_raw(now, disk.size, disk.sector_size),
+            };
+            let (partial, file) = Partial::create(path, options.resume, create)?;
             Ok(Open::Disk { held: Held::new(file, &disk.held), partial: Some(partial) })
         }
+        Target::File { path, .. } if options.resume => Err(Error::refused(
+            "resuming",
+            "only a device or a raw file can be gone on with: this format is written once, so run it without --resume",
+        )
+        .path(path)),
         Target::File { path, format } => {
             let create = CreateOptions {
                 size: disk.size,
@@ -133,16 +152,21 @@ fn open(disk: &DiskPlan, options: &Options) -> Result<Open> {
                 compression: options.compression,
                 cluster_size: options.cluster_size,
             };
-            let (partial, sink) = Partial::create(path, |now| formats::create(now, *format, &create))?;
+            let (partial, sink) = Partial::create(path, false, |now| formats::create(now, *format, &create))?;
             Ok(Open::Image { sink: Some(sink), partial, format: *format })
         }
     }
 }
 
 /// Makes the target unbootable and its old tables unreadable, before anything of the new content comes.
-fn clear(disk: &DiskPlan, target: &Open) -> Result<()> {
-    let Open::Disk { held, partial: None } = target else { return Ok(()) };
-    for range in &disk.clear {
+fn clear(disk: &DiskPlan, target: &Open, options: &Options) -> Result<()> {
+    let Open::Disk { held, partial } = target else { return Ok(()) };
+    // A new file is empty. One that is resumed may have come as far as its table.
+    if partial.is_some() && !options.resume {
+        return Ok(());
+    }
+    let tables = disk.held.iter().filter(|_| partial.is_some());
+    for range in disk.clear.iter().chain(tables) {
         held.disk().zero(range.start, range.end - range.start)?;
         held.disk().flush()?;
     }
@@ -164,7 +188,18 @@ fn fill(
         Open::Image { sink: Some(sink), .. } => &**sink,
         Open::Image { .. } => return Err(Error::malformed("restoring", "the target is already finished")),
     };
-    let report = copy::copy(&view, &disk.extents, sink, &run(Phase::Restore), monitor)?;
+    let found = match &*target {
+        Open::Disk { held, .. } if options.resume && disk.image.stream.is_none() => {
+            Some(resume::find(disk, held, &view, &run(Phase::Compare), monitor)?)
+        }
+        _ => None,
+    };
+    let kept_bytes = found.as_ref().map_or(0, |found| found.kept_bytes);
+    let todo = found.as_ref().map_or(&disk.extents, |found| &found.todo);
+    let mut report = copy::copy(&view, todo, sink, &run(Phase::Restore), monitor)?;
+    if let Some(found) = found {
+        report = found.complete(report, &view, &disk.extents)?;
+    }
     if let Some(stream) = &disk.image.stream {
         stream.finish(disk.image.source.size())?;
     }
@@ -221,6 +256,7 @@ fn fill(
     Ok(Outcome {
         read_bytes: report.read_bytes,
         written_bytes,
+        kept_bytes,
         verified: options.verify,
         grown: grew,
         record,

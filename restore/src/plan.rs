@@ -85,6 +85,8 @@ pub struct Options {
     pub wipe: bool,
     /// Read back and compare before the table is written.
     pub verify: bool,
+    /// Go on with what an interrupted restore left on the target.
+    pub resume: bool,
     /// Worker threads; 0 chooses.
     pub threads: usize,
     /// For image targets that compress.
@@ -101,6 +103,7 @@ impl Default for Options {
             sector_size: None,
             wipe: false,
             verify: true,
+            resume: false,
             threads: 0,
             compression: Compression::Zstd(1),
             cluster_size: None,

@@ -10,6 +10,7 @@ use unmoor_images::formats::Compression;
 use unmoor_images::{BlockSource, Error, Monitor, Result, State, copy};
 
 use crate::plan::{DiskPlan, Options, Plan, Target};
+use crate::target::Partial;
 use crate::view::View;
 
 /// Compares what the plan's files will hold with the free room where they will be.
@@ -26,6 +27,8 @@ pub fn check(plan: &Plan, options: &Options, monitor: &dyn Monitor) -> Result<()
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let Ok(metadata) = fs::metadata(folder) else { continue };
         let Some(free) = free(folder) else { continue };
+        let taken = if options.resume { Partial::taken(path) } else { 0 };
+        let free = free.saturating_add(taken);
         let before = folders.iter().find(|known| known.0 == metadata.dev()).map_or(0, |known| known.2);
         let mut needed = disk.extents.bytes(State::Data);
         if before.saturating_add(needed) > free {

@@ -47,6 +47,9 @@ Examples:
   unmoor restore dir:/srv/images/web01 /dev/sdb
       The latest image of a machine from an image store
 
+  unmoor restore s3://bucket/images/web01 /dev/sdb --resume
+      The same from a bucket, going on with a restore that was interrupted
+
   ssh web01 unmoor capture /dev/sda - | unmoor restore --yes - /dev/sdb
       A raw disk that comes through a pipe";
 
@@ -106,6 +109,9 @@ pub(crate) struct Arguments {
     /// Do not read back what was written
     #[arg(long)]
     no_verify: bool,
+    /// Go on with a restore to this target that was interrupted: read what the target holds, and write only what is not right yet
+    #[arg(long)]
+    resume: bool,
     /// Replace an existing file
     #[arg(long)]
     force: bool,
@@ -236,13 +242,19 @@ fn report(plan: &Plan, outcomes: Vec<Restored>, shown: &Value, terminal: &Termin
             "target": disk.target.path(),
             "read_bytes": read,
             "written_bytes": written,
+            "kept_bytes": outcome.kept_bytes,
             "verified": outcome.verified,
             "grown": outcome.grown,
             "record": record,
         }));
         if !terminal.json() {
             let grown = outcome.grown.as_ref().map(|what| format!(", {what} grown")).unwrap_or_default();
-            terminal.print(&format!("{}: {} written, {verified}{grown}", disk.target, show_size(written)))?;
+            let kept = match outcome.kept_bytes {
+                0 => String::new(),
+                kept => format!(", {} was there", show_size(kept)),
+            };
+            let written = show_size(written);
+            terminal.print(&format!("{}: {written} written{kept}, {verified}{grown}", disk.target))?;
         }
     }
     if terminal.json() {
@@ -268,6 +280,7 @@ impl Arguments {
             sector_size: self.sector_size,
             wipe: self.wipe,
             verify: !self.no_verify,
+            resume: self.resume,
             threads: self.threads,
             compression: self.output.compression(),
             cluster_size: self.output.cluster_size,
@@ -290,6 +303,10 @@ impl Arguments {
     fn open(&self, image: &Path, target: &Target, terminal: &Terminal) -> Result<Image> {
         self.check_device(target, image == Path::new("-"))?;
         if image == Path::new("-") {
+            if self.resume {
+                return Err(Error::new(ErrorKind::Usage, "resuming")
+                    .because("what came through a pipe is gone: only an image can be gone on with"));
+            }
             if std::io::stdin().is_terminal() {
                 return Err(Error::new(ErrorKind::Usage, "choosing a size")
                     .because("standard input is a terminal: pipe a raw disk into it"));

@@ -14,6 +14,7 @@ mod failures;
 mod formats;
 mod past;
 mod refusals;
+mod resume;
 mod sizes;
 mod streams;
 mod support;

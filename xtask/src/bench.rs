@@ -9,6 +9,9 @@ mod disk;
 mod large;
 mod limit;
 mod measure;
+#[path = "../../tests/s3/proxy.rs"]
+mod proxy;
+mod remote;
 mod store;
 
 use std::path::{Path, PathBuf};
@@ -27,6 +30,7 @@ pub(crate) enum Part {
     Large,
     Convert,
     Store,
+    S3,
 }
 
 /// Measures `parts`, or all where none is named, `rounds` times each.
@@ -66,6 +70,9 @@ pub(crate) fn run(parts: &[Part], rounds: usize) -> Result {
     }
     if wanted(Part::Store) {
         store::run(&unmoor, &disk, scratch.path(), rounds)?;
+    }
+    if wanted(Part::S3) {
+        remote::run(&unmoor, &disk, scratch.path(), rounds)?;
     }
     if wanted(Part::Large) {
         large::run(&unmoor, scratch.path())?;

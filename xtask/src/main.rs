@@ -13,6 +13,7 @@ mod fuzz;
 mod lab;
 mod packages;
 mod run;
+mod s3_server;
 mod step;
 mod test;
 

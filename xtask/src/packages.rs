@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The Debian packages that the commands need, and their installation through apt on Debian and Ubuntu.
 
-use crate::lab;
 use crate::run::{Failure, Result, While, as_root, installed, output, run};
+use crate::{lab, s3_server};
 use std::fs;
 use std::process::Command;
 
@@ -84,6 +84,7 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("nbd-client", &[Need::Tests]),
     ("fio", &[Need::Tests]),
     ("iproute2", &[Need::Tests]),
+    ("python3-venv", &[Need::Tests, Need::Bench]),
 ];
 
 /// Packages of the tests whose files are wanted and whose installation is not: it would put another boot loader on the EFI system
@@ -93,6 +94,9 @@ const UNPACKED: [&str; 3] = ["grub-efi-amd64-signed", "shim-signed", "shim-helpe
 /// Installs what is missing for `needs`, saying what. Does nothing, quietly, when nothing is missing.
 pub(crate) fn require(needs: &[Need]) -> Result {
     install(needs)?;
+    if needs.contains(&Need::Tests) || needs.contains(&Need::Bench) {
+        s3_server::install()?;
+    }
     if needs.contains(&Need::Tests) { unpack() } else { Ok(()) }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::backend::{self, Backend};
+use super::backend::{self, Backend, checked};
 use super::clock::{Clock, SystemClock, rfc3339};
 use super::keys::{self, KeyInfo, Secret};
 use super::seal::{Kind, Seal};
@@ -119,13 +119,16 @@ impl Store {
         secret: Option<&Secret>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
-        let Some(bytes) = backend.get(OBJECT, 1 << 20)? else {
+        let read = || match backend.get(OBJECT, 1 << 20)? {
+            Some(bytes) => document::decode(&bytes, &Seal::none(), Kind::Key, OBJECT).map(Some),
+            None => Ok(None),
+        };
+        let Some(config) = checked::<Option<Config>>(read)? else {
             return Err(Error::refused(
                 format!("looking for a store at {}", backend.describe()),
                 "there is none: make one with `unmoor images init`",
             ));
         };
-        let config: Config = document::decode(&bytes, &Seal::none(), Kind::Key, OBJECT)?;
         config.check()?;
         let key = match (&config.encryption, secret) {
             (None, _) => None,

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::backend::checked;
 use super::location::{check_name, plain_time};
 use super::seal::Kind;
 use super::{Id, ImageName, MOST_METADATA, Store, document, parse_id};
@@ -238,8 +239,8 @@ impl Store {
     /// Reads an image's object.
     pub fn record(&self, image: &ImageRef) -> Result<ImageRecord> {
         let object = image.object();
-        let bytes = self.object(&object)?;
-        let record: ImageRecord = document::decode(&bytes, self.seal(), Kind::Image, &object)?;
+        let record: ImageRecord =
+            checked(|| document::decode(&self.object(&object)?, self.seal(), Kind::Image, &object))?;
         record.check(&object)?;
         if self.seal().folder(&record.summary.machine) != image.folder {
             return Err(Error::malformed(format!("reading {object}"), "it is the image of another machine"));
@@ -250,7 +251,8 @@ impl Store {
     /// What a list shows of an image, read faster than all of it.
     pub fn summary(&self, image: &ImageRef) -> Result<Summary> {
         let object = image.object();
-        let head: Head = document::decode(&self.object(&object)?, self.seal(), Kind::Image, &object)?;
+        let head: Head =
+            checked(|| document::decode(&self.object(&object)?, self.seal(), Kind::Image, &object))?;
         check_head(&head.format, head.version, &head.features)?;
         Ok(head.summary)
     }

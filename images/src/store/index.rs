@@ -3,6 +3,7 @@
 //!
 //! An index object adds nothing: what it says can be read from the packs. It may be missing, or stand in two objects.
 
+use super::backend::checked;
 use super::document::check_version;
 use super::pack::{ENTRY, Entry, PackTable};
 use super::seal::{Kind, Seal};
@@ -55,10 +56,10 @@ impl IndexObject {
     pub(super) fn read(backend: &dyn super::backend::Backend, seal: &Seal, id: &Id) -> Result<Option<Self>> {
         let object = Self::object(id);
         let doing = || format!("reading {object}");
-        match backend.get(&object, super::MOST_METADATA).doing(doing)? {
+        checked(|| match backend.get(&object, super::MOST_METADATA).doing(doing)? {
             None => Ok(None),
             Some(bytes) => Self::decode(id, &bytes, seal).doing(doing).map(Some),
-        }
+        })
     }
 
     fn decode(id: &Id, bytes: &[u8], seal: &Seal) -> Result<Self> {

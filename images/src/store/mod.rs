@@ -15,6 +15,7 @@
 //! Objects are written once and never changed. What is on storage stands byte by byte in `FORMAT.md`.
 //! To add a backend: a file in `backend/`, an arm in [`backend::open`], a line in its conformance tests.
 
+mod ahead;
 pub mod backend;
 mod clock;
 mod config;
@@ -33,6 +34,7 @@ mod page;
 mod pool;
 mod reader;
 mod seal;
+mod sending;
 mod sink;
 mod source;
 mod writer;

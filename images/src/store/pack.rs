@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Packs: many chunks, one behind the other, with their table at the end.
 
+use super::backend::checked;
 use super::document::check_version;
 use super::seal::{Kind, Seal};
 use super::{Id, config};
@@ -154,6 +155,10 @@ impl PackTable {
 
     /// Reads the table of a pack that is called `id`; none if there is no such object. Everything but the chunks is checked.
     pub(super) fn read(backend: &dyn super::backend::Backend, seal: &Seal, id: &Id) -> Result<Option<Self>> {
+        checked(|| Self::read_once(backend, seal, id))
+    }
+
+    fn read_once(backend: &dyn super::backend::Backend, seal: &Seal, id: &Id) -> Result<Option<Self>> {
         let object = Self::object(id);
         let doing = || format!("reading the table of {object}");
         let Some((mut tail, len)) = backend.tail(&object, TAIL).doing(doing)? else { return Ok(None) };

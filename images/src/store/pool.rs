@@ -28,7 +28,8 @@ impl Buffers {
     pub(super) fn take(&self, capacity: usize) -> Vec<u8> {
         let mut state = self.state();
         loop {
-            if let Some(buffer) = state.1.pop() {
+            if let Some(mut buffer) = state.1.pop() {
+                buffer.reserve_exact(capacity);
                 return buffer;
             }
             if state.0 > 0 {

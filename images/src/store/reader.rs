@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::backend::names;
+use super::backend::{checked, names};
 use super::dedup::ById;
 use super::encode::decode;
 use super::image::ImageRef;
@@ -183,7 +183,11 @@ impl Places {
     }
 
     pub(super) fn pack(&self, place: &Place) -> &str {
-        self.packs.get(place.pack as usize).map_or("", String::as_str)
+        self.pack_name(place.pack)
+    }
+
+    pub(super) fn pack_name(&self, pack: u32) -> &str {
+        self.packs.get(pack as usize).map_or("", String::as_str)
     }
 
     /// A page or node by the hash of its bytes.
@@ -199,14 +203,16 @@ impl Places {
         let place = *self.chunks.get(&id).ok_or_else(missing)?;
         let pack = self.pack(&place).to_owned();
         let doing = || format!("reading a page from {pack} at {:#x}", place.at);
-        let mut stored = vec![0; place.stored as usize];
-        self.store.backend().read(&pack, &mut stored, place.at.into()).doing(doing)?;
-        let mut bytes = vec![0; place.raw as usize];
-        decode(self.store.seal(), &place.entry(id), &stored, &mut bytes).doing(doing)?;
-        if page::name(&bytes) != *hash {
-            return Err(Error::new(ErrorKind::Mismatch, doing()).because("its hash is another one"));
-        }
-        Ok(bytes)
+        checked(|| {
+            let mut stored = vec![0; place.stored as usize];
+            self.store.backend().read(&pack, &mut stored, place.at.into()).doing(doing)?;
+            let mut bytes = vec![0; place.raw as usize];
+            decode(self.store.seal(), &place.entry(id), &stored, &mut bytes).doing(doing)?;
+            if page::name(&bytes) != *hash {
+                return Err(Error::new(ErrorKind::Mismatch, doing()).because("its hash is another one"));
+            }
+            Ok(bytes)
+        })
     }
 }
 

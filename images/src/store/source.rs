@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A disk of a stored image, read at any address: chunks fetched, checked against their hashes, and kept for small reads.
+//! A disk of a stored image, read at any address: chunks fetched, checked against their hashes, and kept for small reads. For who
+//! reads from front to back, `ahead.rs` has them there already.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::ahead::{Ahead, Chunks, together};
 use super::encode::decode;
 use super::reader::{Place, Places};
 use crate::manifest::hex;
 use crate::merkle::{self, Hash, Leaves};
 use crate::source::check_range;
-use crate::{BlockSource, Error, ErrorKind, Extent, LEAF, Result, ResultExt, State};
+use crate::{BlockSource, Error, ErrorKind, Extent, LEAF, Result, State};
 
 /// Chunks that are kept for small reads: 16 MiB.
 const KEPT: usize = 64;
-/// Bytes between two chunks of a pack that are read rather than skipped.
-const GAP: u64 = 64 * 1024;
 /// Most bytes of one read from a pack.
 const MOST_READ: u64 = 4 << 20;
 
 /// A disk.
 pub struct StoreSource {
-    places: Arc<Places>,
-    leaves: Leaves,
+    chunks: Arc<Chunks>,
+    ahead: Ahead,
     sector_size: u32,
     /// The latest used last.
     kept: Mutex<VecDeque<(u64, Arc<Vec<u8>>)>>,
@@ -38,7 +38,16 @@ struct Want<'a> {
 
 impl StoreSource {
     pub(super) fn new(places: Arc<Places>, leaves: Leaves, sector_size: u32) -> Self {
-        Self { places, leaves, sector_size, kept: Mutex::default() }
+        let chunks = Arc::new(Chunks { places, leaves });
+        Self { ahead: Ahead::new(chunks.clone()), chunks, sector_size, kept: Mutex::default() }
+    }
+
+    fn places(&self) -> &Places {
+        &self.chunks.places
+    }
+
+    fn leaves(&self) -> &Leaves {
+        &self.chunks.leaves
     }
 
     fn kept(&self) -> MutexGuard<'_, VecDeque<(u64, Arc<Vec<u8>>)>> {
@@ -46,12 +55,12 @@ impl StoreSource {
     }
 
     fn bytes_of(&self, leaf: u64) -> Range<u64> {
-        leaf * LEAF..((leaf + 1) * LEAF).min(self.leaves.size())
+        leaf * LEAF..((leaf + 1) * LEAF).min(self.leaves().size())
     }
 
     fn place(&self, leaf: u64, hash: &Hash) -> Result<Place> {
-        let id = self.places.store().seal().id(hash);
-        let place = self.places.place(&id).copied().ok_or_else(|| {
+        let id = self.places().store().seal().id(hash);
+        let place = self.places().place(&id).copied().ok_or_else(|| {
             Error::new(ErrorKind::Mismatch, format!("looking for the chunk {}", hex(&id)))
                 .at(leaf * LEAF)
                 .because("no pack has it: packs were lost or damaged")
@@ -79,7 +88,7 @@ impl StoreSource {
         }
         let place = self.place(index, hash)?;
         let mut data = vec![0; place.raw as usize];
-        self.fetch(&mut [Want { index, hash: *hash, place, out: &mut data }])?;
+        self.fetch(&mut vec![Want { index, hash: *hash, place, out: &mut data }])?;
         let data = Arc::new(data);
         let mut kept = self.kept();
         kept.push_back((index, data.clone()));
@@ -89,53 +98,54 @@ impl StoreSource {
         Ok(data)
     }
 
-    /// Fetches leaves, those that lie together in a pack by one read.
-    fn fetch(&self, wants: &mut [Want<'_>]) -> Result<()> {
-        wants.sort_unstable_by_key(|want| (want.place.pack, want.place.at));
-        let end = |place: &Place| u64::from(place.at) + u64::from(place.stored);
-        let mut rest = wants;
-        while let Some(first) = rest.first() {
-            let (pack, start) = (first.place.pack, u64::from(first.place.at));
-            let (mut stop, mut count) = (end(&first.place), 1);
-            for next in rest.iter().skip(1) {
-                let near = next.place.pack == pack && u64::from(next.place.at) <= stop + GAP;
-                if !near || end(&next.place).max(stop) - start > MOST_READ {
-                    break;
-                }
-                stop = stop.max(end(&next.place));
-                count += 1;
+    /// Fetches leaves: what was read ahead, and else those that lie together in a pack by one read.
+    fn fetch(&self, wants: &mut Vec<Want<'_>>) -> Result<()> {
+        wants.retain_mut(|want| match self.ahead.take(want.index) {
+            None => true,
+            Some(fetched) => {
+                let right = self.unpack(want, fetched.stored()).is_ok();
+                self.ahead.give(fetched);
+                !right
             }
-            let (now, later) = rest.split_at_mut(count);
-            self.fetch_together(now, start..stop)?;
-            rest = later;
+        });
+        wants.sort_unstable_by_key(|want| (want.place.pack, want.place.at));
+        for (members, range) in together(wants, |want| &want.place, MOST_READ) {
+            self.fetch_together(wants.get_mut(members).unwrap_or_default(), range)?;
         }
         Ok(())
     }
 
+    /// Unpacks a chunk into its place and compares its hash.
+    fn unpack(&self, want: &mut Want<'_>, stored: &[u8]) -> Result<()> {
+        let seal = self.places().store().seal();
+        decode(seal, &want.place.entry(seal.id(&want.hash)), stored, want.out)?;
+        if merkle::leaf(want.out) == want.hash {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Mismatch, "unpacking a chunk")
+            .because("its hash is not that of its content"))
+    }
+
     fn fetch_together(&self, wants: &mut [Want<'_>], range: Range<u64>) -> Result<()> {
         let Some(first) = wants.first() else { return Ok(()) };
-        let pack = self.places.pack(&first.place).to_owned();
-        let store = self.places.store();
+        let pack = self.places().pack(&first.place).to_owned();
+        let store = self.places().store();
         let mut bytes = vec![0; (range.end - range.start) as usize];
         store.backend().read(&pack, &mut bytes, range.start)?;
         for want in wants {
             let from = (u64::from(want.place.at) - range.start) as usize;
             let stored = bytes.get(from..from + want.place.stored as usize).unwrap_or_default();
-            let id = store.seal().id(&want.hash);
-            let doing = || format!("reading the chunk {} from {pack}", hex(&id));
-            let entry = want.place.entry(id);
-            if decode(store.seal(), &entry, stored, want.out).is_ok() && merkle::leaf(want.out) == want.hash {
+            if self.unpack(want, stored).is_ok() {
                 continue;
             }
             // What came over a network may have been damaged on its way: once more, alone.
             let mut again = vec![0; want.place.stored as usize];
             store.backend().read(&pack, &mut again, want.place.at.into())?;
-            decode(store.seal(), &entry, &again, want.out).doing(doing)?;
-            if merkle::leaf(want.out) != want.hash {
-                return Err(Error::new(ErrorKind::Mismatch, doing())
-                    .at(want.index * LEAF)
-                    .because("its hash is not that of its content"));
-            }
+            let name = hex(&store.seal().id(&want.hash));
+            self.unpack(want, &again).map_err(|error| {
+                let doing = format!("reading the chunk {name} from {pack}");
+                Error::new(error.kind(), doing).at(want.index * LEAF).source(error)
+            })?;
         }
         Ok(())
     }
@@ -143,7 +153,7 @@ impl StoreSource {
 
 impl BlockSource for StoreSource {
     fn size(&self) -> u64 {
-        self.leaves.size()
+        self.leaves().size()
     }
 
     fn sector_size(&self) -> u32 {
@@ -153,10 +163,14 @@ impl BlockSource for StoreSource {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         check_range(self.size(), offset, buf.len())?;
         let end = offset + buf.len() as u64;
+        if buf.is_empty() {
+            return Ok(());
+        }
+        self.ahead.reading(&(offset / LEAF..end.div_ceil(LEAF)));
         let mut wants: Vec<Want<'_>> = Vec::new();
         let mut rest = buf;
         let mut at = offset;
-        let mut runs = self.leaves.runs_within(offset / LEAF..end.div_ceil(LEAF));
+        let mut runs = self.leaves().runs_within(offset / LEAF..end.div_ceil(LEAF));
         let mut run = runs.next();
         while at < end {
             let index = at / LEAF;
@@ -188,7 +202,7 @@ impl BlockSource for StoreSource {
     fn extent_at(&self, offset: u64, len: u64) -> Result<Extent> {
         let end = offset.saturating_add(len).min(self.size());
         let mut found: Option<Extent> = None;
-        for (first, count, hash) in self.leaves.runs_within(offset / LEAF..end.div_ceil(LEAF)) {
+        for (first, count, hash) in self.leaves().runs_within(offset / LEAF..end.div_ceil(LEAF)) {
             let (start, stop) = (first * LEAF, ((first + count) * LEAF).min(self.size()));
             let zero = hash == merkle::zero_leaf((stop - start).min(LEAF));
             let state = if zero { State::Zero } else { State::Data };

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The store as a whole, on a directory and on a backend that fails.
 
+mod ahead;
 mod damage;
+mod faults;
+mod faulty;
 mod fixture;
 mod hostile;
 mod pruning;

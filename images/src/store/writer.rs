@@ -2,7 +2,7 @@
 //! A capture into a store.
 //!
 //! ```text
-//!   lease -> marks, indexes -> each thread: hash is there? | compress, seal | append to the pack | a full pack: send
+//!   lease -> marks, indexes -> each thread: hash is there? | compress, seal | append to the pack    a full pack -> sent
 //!   commit: trees -> last pack -> marks again -> index objects -> flush -> lease still held? -> the image, last
 //! ```
 //!
@@ -20,7 +20,7 @@ use super::index::{IndexObject, MOST_ENTRIES};
 use super::leases::Lease;
 use super::location::check_name;
 use super::pack::{Content, Entry, PackTable};
-use super::pool::Buffers;
+use super::sending::Sending;
 use super::{
     Added, DiskTree, Id, ImageName, ImageRecord, LeaseState, Mark, PACK, Store, StoreSink, Summary, page,
 };
@@ -28,9 +28,6 @@ use crate::formats::Compression;
 use crate::manifest::{Manifest, hex};
 use crate::merkle::{self, Hash, Leaves};
 use crate::{Error, ErrorKind, ExtentMap, LEAF, Monitor, Result, ResultExt, State};
-
-/// Packs in memory at a time.
-const PACKS: usize = 3;
 
 /// What an image is compared with first.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -63,8 +60,7 @@ pub struct Writer {
     parent: Option<ImageRef>,
     dedup: Mutex<Dedup>,
     filling: Mutex<Filling>,
-    buffers: Buffers,
-    done: Mutex<Vec<PackTable>>,
+    sending: Sending,
     encoders: Mutex<Vec<(Encoder, Vec<u8>)>>,
     new_bytes: AtomicU64,
     stored_bytes: AtomicU64,
@@ -127,8 +123,7 @@ impl Writer {
             parent,
             dedup: Mutex::new(dedup),
             filling: Mutex::default(),
-            buffers: Buffers::new(PACKS),
-            done: Mutex::default(),
+            sending: Sending::new(store)?,
             encoders: Mutex::default(),
             new_bytes: AtomicU64::new(0),
             stored_bytes: AtomicU64::new(0),
@@ -188,14 +183,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Puts encoded chunks side by side into the pack; who fills it sends it.
+    /// Puts encoded chunks side by side into the pack; one that is full goes its way.
     fn append(&self, entries: &[Entry], bytes: &[u8]) -> Result<()> {
         self.stored_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         let full = {
             let mut filling = lock(&self.filling);
             let sealed = self.store.seal().is_sealed();
             let pack = filling.pack.get_or_insert_with(|| {
-                let mut pack = self.buffers.take(PACK + (2 << 20));
+                let mut pack = self.sending.buffer(PACK + (2 << 20));
                 pack.extend_from_slice(&PackTable::header(sealed));
                 pack
             });
@@ -209,14 +204,20 @@ impl Writer {
 
     fn send_pack(&self, filling: Filling) -> Result<()> {
         let Some(mut pack) = filling.pack else { return Ok(()) };
-        let sent = PackTable::close(filling.entries, self.store.seal(), &mut pack).and_then(|table| {
-            let object = PackTable::object(&table.id);
-            self.store.backend().put(&object, &pack).doing(|| format!("storing {object}")).map(|()| table)
-        });
-        // Others wait for the buffer, whatever became of the pack.
-        self.buffers.give(pack);
-        lock(&self.done).push(sent?);
-        Ok(())
+        match PackTable::close(filling.entries, self.store.seal(), &mut pack) {
+            Ok(table) => self.sending.send(table, pack),
+            Err(error) => {
+                // Others wait for the buffer.
+                self.sending.give(pack);
+                Err(error)
+            }
+        }
+    }
+
+    /// Sends the last pack, and waits until all have arrived.
+    fn send_rest(&self) -> Result<Vec<PackTable>> {
+        self.send_pack(std::mem::take(&mut *lock(&self.filling)))?;
+        self.sending.finish()
     }
 
     /// Makes the image: `disks` are its disks' maps and leaves in the manifest's order. What `added` says of reading is kept.
@@ -238,15 +239,15 @@ impl Writer {
         meanwhile: &mut dyn FnMut(),
     ) -> Result<(ImageRef, Summary)> {
         let mut trees = self.trees(disks).doing(|| "storing the disks' trees")?;
-        self.send_pack(std::mem::take(&mut *lock(&self.filling)))?;
+        let mut sent = self.send_rest()?;
         meanwhile();
         self.store.backend().barrier()?;
         while let Some(marked) = self.newly_marked()? {
             self.send_again(&marked, disks).doing(|| "sending again what prune has marked")?;
             trees = self.trees(disks)?;
-            self.send_pack(std::mem::take(&mut *lock(&self.filling)))?;
+            sent = self.send_rest()?;
         }
-        let packs = self.write_indexes().doing(|| "storing the index")?;
+        let packs = self.write_indexes(&sent).doing(|| "storing the index")?;
         self.store.backend().barrier()?;
         self.lease.check()?;
         let summary = Summary {
@@ -258,7 +259,7 @@ impl Writer {
                 read_bytes,
                 new_bytes: self.new_bytes.load(Ordering::Relaxed),
                 stored_bytes: self.stored_bytes(),
-                packs: lock(&self.done).len() as u64,
+                packs: sent.len() as u64,
             },
         };
         let record = ImageRecord::new(summary.clone(), trees, packs, manifest);
@@ -341,10 +342,9 @@ impl Writer {
     }
 
     /// Index objects for what no index lists yet; answers all packs that the image relies on.
-    fn write_indexes(&self) -> Result<Vec<IndexedPacks>> {
-        let own = std::mem::take(&mut *lock(&self.done));
+    fn write_indexes(&self, own: &[PackTable]) -> Result<Vec<IndexedPacks>> {
         let mut lists: Vec<IndexedPacks> = Vec::new();
-        let mut fresh: Vec<PackTable> = own.clone();
+        let mut fresh: Vec<PackTable> = own.to_vec();
         {
             let dedup = lock(&self.dedup);
             for pack in dedup.used() {
@@ -376,7 +376,6 @@ impl Writer {
             });
             rest = later;
         }
-        *lock(&self.done) = own;
         Ok(lists)
     }
 }

@@ -51,7 +51,7 @@ pub(super) fn rehash(
 }
 
 /// A sink for hashing alone.
-struct Nowhere;
+pub(super) struct Nowhere;
 
 impl BlockSink for Nowhere {
     fn granule(&self) -> u64 {

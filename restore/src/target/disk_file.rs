@@ -90,12 +90,17 @@ impl DiskFile {
 
     /// Creates a sparse file of `size` zero bytes, which must not exist.
     pub fn create_raw(path: &Path, size: u64, sector_size: u32) -> Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(path)
-            .map_err(|error| Error::io("creating", error).path(path))?;
+        Self::raw(OpenOptions::new().create_new(true), path, size, sector_size)
+    }
+
+    /// The same, with the content that the file has if it exists.
+    pub fn open_raw(path: &Path, size: u64, sector_size: u32) -> Result<Self> {
+        Self::raw(OpenOptions::new().create(true).truncate(false), path, size, sector_size)
+    }
+
+    fn raw(how: &mut OpenOptions, path: &Path, size: u64, sector_size: u32) -> Result<Self> {
+        let file =
+            how.read(true).write(true).open(path).map_err(|error| Error::io("creating", error).path(path))?;
         file.set_len(size).map_err(|error| Error::io("setting the size of", error).path(path))?;
         let direct = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path).ok();
         Ok(Self {

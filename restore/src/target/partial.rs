@@ -19,15 +19,22 @@ pub(crate) struct Partial {
     /// Tells a running restore's file from that of one that was killed.
     lock: Option<Flock<File>>,
     done: bool,
+    /// It stays though it was not finished.
+    kept: bool,
 }
 
 impl Partial {
-    /// Runs `create` with the temporary name for `path`. What a killed run left under that name is removed first.
+    /// Runs `create` with the temporary name for `path`. What a killed run left under that name is removed first, unless it is to be
+    /// `kept`: then `create` finds it, and whatever becomes of this run, it stays.
     ///
     /// # Errors
     ///
     /// `Refused` while another restore writes it.
-    pub(crate) fn create<T>(path: &Path, create: impl FnOnce(&Path) -> Result<T>) -> Result<(Self, T)> {
+    pub(crate) fn create<T>(
+        path: &Path,
+        kept: bool,
+        create: impl FnOnce(&Path) -> Result<T>,
+    ) -> Result<(Self, T)> {
         let mut name = path.as_os_str().to_owned();
         name.push(".partial");
         let now = PathBuf::from(name);
@@ -38,18 +45,27 @@ impl Partial {
         match open(&now) {
             Ok(stale) => {
                 lock(stale, &now)?;
-                fs::remove_file(&now).doing(|| format!("removing {}", now.display()))?;
+                if !kept {
+                    fs::remove_file(&now).doing(|| format!("removing {}", now.display()))?;
+                }
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(Error::io("opening", error).path(&now)),
         }
         // The guard comes first, so that a creation that fails halfway leaves nothing.
-        let mut partial = Self { path: path.to_owned(), now, id: (0, 0), lock: None, done: false };
+        let mut partial = Self { path: path.to_owned(), now, id: (0, 0), lock: None, done: false, kept };
         let created = create(&partial.now)?;
         let file = open(&partial.now).map_err(|error| Error::io("opening", error).path(&partial.now))?;
         partial.id = id(&file.metadata().doing(|| "looking at the new file")?);
         partial.lock = lock(file, &partial.now)?;
         Ok((partial, created))
+    }
+
+    /// Bytes that an unfinished file for `path` takes on its filesystem.
+    pub(crate) fn taken(path: &Path) -> u64 {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".partial");
+        fs::metadata(name).map_or(0, |metadata| metadata.blocks().saturating_mul(512))
     }
 
     /// Its temporary name.
@@ -82,7 +98,7 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        if !self.done && (self.id == (0, 0) || self.is_ours()) {
+        if !self.done && !self.kept && (self.id == (0, 0) || self.is_ours()) {
             // The error that led here is the one to report; the name says what it is.
             let _ = fs::remove_file(&self.now);
         }

@@ -2,11 +2,13 @@
 //! Objects by name: the little that a store needs of what holds it.
 
 mod directory;
+mod s3;
 
 use super::Location;
-use crate::Result;
+use crate::{ErrorKind, Result};
 
 pub use directory::Directory;
+pub use s3::{Patience, S3, S3Options};
 
 /// An object that a listing found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +39,12 @@ pub trait Backend: Send + Sync {
     /// Writes an object. Whether it survives a crash is known after [`barrier`](Self::barrier).
     fn put(&self, name: &str, data: &[u8]) -> Result<()>;
 
+    /// The same for a large object. A backend that hands bytes to other threads may take the buffer rather than copy it; it gives
+    /// back what it can, of any content.
+    fn put_buffer(&self, name: &str, data: &mut Vec<u8>) -> Result<()> {
+        self.put(name, data)
+    }
+
     /// The same for an object that must not be there yet; false where it is.
     fn create(&self, name: &str, data: &[u8]) -> Result<bool>;
 
@@ -59,7 +67,15 @@ pub trait Backend: Send + Sync {
 pub fn open(location: &Location) -> Result<Box<dyn Backend>> {
     match location {
         Location::Directory(path) => Ok(Box::new(Directory::open(path))),
-        Location::S3 { .. } => Err(crate::Error::unsupported("opening a store", "S3 is not built yet")),
+        Location::S3 { bucket, prefix } => Ok(Box::new(S3::open(bucket, prefix)?)),
+    }
+}
+
+/// Reads and checks; once more where that finds something wrong: bits flip on their way, too.
+pub(crate) fn checked<T>(read: impl Fn() -> Result<T>) -> Result<T> {
+    match read() {
+        Err(error) if matches!(error.kind(), ErrorKind::Mismatch | ErrorKind::Malformed) => read(),
+        done => done,
     }
 }
 
@@ -71,5 +87,7 @@ pub(crate) fn names(backend: &dyn Backend, prefix: &str) -> Result<Vec<String>> 
         Ok(())
     })?;
     names.sort();
+    // A listing in pages, of what changes meanwhile, may have a name twice.
+    names.dedup();
     Ok(names)
 }
