@@ -183,16 +183,16 @@ fn fill(
     let name = disk.target.to_string();
     let run = |phase| copy::Options { threads: options.threads, disk: index, phase, name: name.clone() };
     let view = View::new(&*disk.image.source, &disk.pieces, &disk.patches, disk.size, disk.sector_size);
-    let sink: &dyn BlockSink = match target {
-        Open::Disk { held, .. } => held,
-        Open::Image { sink: Some(sink), .. } => &**sink,
-        Open::Image { .. } => return Err(Error::malformed("restoring", "the target is already finished")),
-    };
     let found = match &*target {
         Open::Disk { held, .. } if options.resume && disk.image.stream.is_none() => {
             Some(resume::find(disk, held, &view, &run(Phase::Compare), monitor)?)
         }
         _ => None,
+    };
+    let sink: &dyn BlockSink = match target {
+        Open::Disk { held, .. } => held,
+        Open::Image { sink: Some(sink), .. } => &**sink,
+        Open::Image { .. } => return Err(Error::malformed("restoring", "the target is already finished")),
     };
     let kept_bytes = found.as_ref().map_or(0, |found| found.kept_bytes);
     let todo = found.as_ref().map_or(&disk.extents, |found| &found.todo);
