@@ -14,6 +14,7 @@
 //! sockets, prints nothing, and reports through one [`monitor::Monitor`].
 
 pub mod adapt;
+pub mod clonezilla;
 pub mod copy;
 pub mod error;
 pub mod extent;

@@ -67,6 +67,8 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("cpio", &[Need::Tests, Need::Bench]),
     ("xz-utils", &[Need::Tests]),
     ("lz4", &[Need::Tests]),
+    ("bzip2", &[Need::Tests]),
+    ("gzip", &[Need::Tests]),
     ("kmod", &[Need::Tests]),
     ("initramfs-tools-core", &[Need::Tests]),
     ("binutils", &[Need::Tests]),
