@@ -16,6 +16,7 @@
 pub mod adapt;
 pub mod clonezilla;
 pub mod copy;
+pub mod diff;
 pub mod error;
 pub mod extent;
 pub mod filesystem;
