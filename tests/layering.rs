@@ -5,13 +5,14 @@
 use std::process::Command;
 
 /// Each crate's layer. A new crate gets a line here.
-const LAYERS: [(&str, u32); 10] = [
+const LAYERS: [(&str, u32); 11] = [
     ("unmoor-images", 0),
     ("unmoor-initramfs", 1),
     ("unmoor-capture", 2),
     ("unmoor-restore", 2),
     ("unmoor-convert", 2),
     ("unmoor-nbd", 2),
+    ("unmoor-mount", 2),
     ("unmoor-inject-drivers", 3),
     ("unmoor-fuzz", 8),
     ("unmoor", 9),

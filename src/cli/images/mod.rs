@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `unmoor images`: stores and what is in them. One file a command.
 
+mod diff;
+mod export;
+mod import;
 mod init;
 mod keys;
 mod list;
+mod mount;
 mod show;
 
 use clap::{Args, Subcommand};
@@ -36,13 +40,25 @@ enum Command {
     Init(init::Init),
     List(list::List),
     Show(show::Show),
+    Export(export::Export),
+    Import(import::Import),
+    Diff(diff::Diff),
+    Mount(mount::Mount),
     Key(keys::Key),
 }
 
 /// Does what is asked.
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome> {
-    terminal.one_document();
     match &arguments.command {
+        // These take long, and report as they go.
+        Command::Export(export) => return export.run(terminal),
+        Command::Import(import) => return import.run(terminal),
+        Command::Mount(mount) => return mount.run(terminal),
+        _ => terminal.one_document(),
+    }
+    match &arguments.command {
+        Command::Export(_) | Command::Import(_) | Command::Mount(_) => {}
+        Command::Diff(diff) => diff.run(terminal)?,
         Command::Init(init) => init.run(terminal)?,
         Command::List(list) => list.run(terminal)?,
         Command::Show(show) => show.run(terminal)?,
