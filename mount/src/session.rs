@@ -98,7 +98,9 @@ pub fn mount(
             Ok(()) => {}
         }
     }
-    session.umount_and_join().map_err(|error| Error::io("serving", error).path(directory))
+    // What somebody has unmounted already cannot be unmounted again.
+    let ended = if session.guard.is_finished() { session.join() } else { session.umount_and_join() };
+    ended.map_err(|error| Error::io("serving", error).path(directory))
 }
 
 /// The mounted image.

@@ -69,6 +69,8 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("lz4", &[Need::Tests]),
     ("bzip2", &[Need::Tests]),
     ("gzip", &[Need::Tests]),
+    ("diffutils", &[Need::Tests]),
+    ("procps", &[Need::Tests]),
     ("kmod", &[Need::Tests]),
     ("initramfs-tools-core", &[Need::Tests]),
     ("binutils", &[Need::Tests]),
