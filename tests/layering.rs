@@ -5,7 +5,7 @@
 use std::process::Command;
 
 /// Each crate's layer. A new crate gets a line here.
-const LAYERS: [(&str, u32); 11] = [
+const LAYERS: [(&str, u32); 12] = [
     ("unmoor-images", 0),
     ("unmoor-initramfs", 1),
     ("unmoor-capture", 2),
@@ -13,6 +13,7 @@ const LAYERS: [(&str, u32); 11] = [
     ("unmoor-convert", 2),
     ("unmoor-nbd", 2),
     ("unmoor-pxe-boot", 2),
+    ("unmoor-mount", 2),
     ("unmoor-inject-drivers", 3),
     ("unmoor-fuzz", 8),
     ("unmoor", 9),

@@ -126,7 +126,7 @@ fn capture_to_files(
         disks: records,
         warnings: monitor.warnings(),
     };
-    commit(&manifest, outputs, partials, request)?;
+    commit(&manifest, outputs, partials, (&request.sources, request.force))?;
     let warnings = monitor.warnings().len();
     Ok(Report { disks, manifest: Some(outputs.manifest.clone()), stored: None, warnings })
 }
@@ -188,14 +188,14 @@ fn create_options(request: &Request, disk: &Disk<'_>) -> CreateOptions {
 }
 
 /// Names everything, the manifest last: until it is there, nothing is complete, and a failure removes what was named.
-fn commit(
+pub(crate) fn commit(
     manifest: &Manifest,
     outputs: &Outputs,
     mut partials: Vec<Partial>,
-    request: &Request,
+    (sources, force): (&[PathBuf], bool),
 ) -> Result<()> {
     // Somebody may have made a file of that name meanwhile.
-    outputs.check(&request.sources, request.force)?;
+    outputs.check(sources, force)?;
     match std::fs::remove_file(&outputs.manifest) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(Error::io("removing the old manifest", error).path(&outputs.manifest));
@@ -317,7 +317,7 @@ fn record(
     }
 }
 
-fn file_name(path: &Path) -> String {
+pub(crate) fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
@@ -341,17 +341,17 @@ fn warn_if_short_of_room(target: &Path, survey: &Survey<'_>, monitor: &dyn Monit
 }
 
 /// Passes everything on, and keeps the warnings for the manifest.
-struct Recorder<'a> {
+pub(crate) struct Recorder<'a> {
     inner: &'a dyn Monitor,
     warnings: Mutex<Vec<String>>,
 }
 
 impl<'a> Recorder<'a> {
-    fn new(inner: &'a dyn Monitor) -> Self {
+    pub(crate) fn new(inner: &'a dyn Monitor) -> Self {
         Self { inner, warnings: Mutex::default() }
     }
 
-    fn warnings(&self) -> Vec<String> {
+    pub(crate) fn warnings(&self) -> Vec<String> {
         self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

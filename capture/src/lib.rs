@@ -9,11 +9,15 @@
 //!     +---facts::read--> machine facts ----------------------------------------------------> manifest, last of all
 //! ```
 //!
+//! `import` takes images of others the same way into a store, and `export` brings them back out.
+//!
 //! A source is opened for reading only: nothing in this crate can write to one.
 
 mod capture;
 pub mod disk;
+mod export;
 pub mod facts;
+mod import;
 pub mod in_use;
 mod partial;
 mod request;
@@ -21,5 +25,7 @@ mod survey;
 mod sys;
 
 pub use capture::{DiskReport, Report, Stored, capture};
+pub use export::{ExportRequest, export};
+pub use import::{ImportRequest, import};
 pub use request::{Outputs, Request, Target};
 pub use survey::{InUse, Options as SurveyOptions, Survey, survey, survey_disks};

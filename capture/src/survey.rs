@@ -93,7 +93,11 @@ fn analyze<'a>(
     Ok(Survey { disks, layouts, consistency, _claims: claims })
 }
 
-fn claim(paths: &[PathBuf], in_use: InUse, monitor: &dyn Monitor) -> Result<(Vec<Claim>, Consistency)> {
+pub(crate) fn claim(
+    paths: &[PathBuf],
+    in_use: InUse,
+    monitor: &dyn Monitor,
+) -> Result<(Vec<Claim>, Consistency)> {
     let mut claims = Vec::new();
     let mut consistency = Consistency::Offline;
     for path in paths {

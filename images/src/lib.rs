@@ -14,7 +14,9 @@
 //! sockets, prints nothing, and reports through one [`monitor::Monitor`].
 
 pub mod adapt;
+pub mod clonezilla;
 pub mod copy;
+pub mod diff;
 pub mod error;
 pub mod extent;
 pub mod filesystem;

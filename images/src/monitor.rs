@@ -20,6 +20,10 @@ pub enum Phase {
     Commit,
     /// Copying what an overlay lacks from its image.
     Hydrate,
+    /// Reading images into a store.
+    Import,
+    /// Writing a stored image to files.
+    Export,
 }
 
 impl Phase {
@@ -34,6 +38,8 @@ impl Phase {
             Self::Wipe => "wiping",
             Self::Commit => "changing",
             Self::Hydrate => "hydrating",
+            Self::Import => "importing",
+            Self::Export => "exporting",
         }
     }
 }

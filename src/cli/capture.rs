@@ -195,7 +195,8 @@ fn dry_run(request: &Request, terminal: &Terminal) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn print(report: &Report, terminal: &Terminal) -> Result<()> {
+/// What a capture, an import or an export has made.
+pub(crate) fn print(report: &Report, terminal: &Terminal) -> Result<()> {
     if terminal.json() {
         let disks: Vec<_> = report
             .disks

@@ -7,7 +7,7 @@ mod machine;
 mod show;
 mod systems;
 
-pub(crate) use show::place;
+pub(crate) use show::{captured, place, regions, table_name};
 
 use std::path::PathBuf;
 

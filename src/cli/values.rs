@@ -71,14 +71,19 @@ pub(crate) struct ImageOptions {
 
 impl ImageOptions {
     pub(crate) fn compression(&self) -> Compression {
-        match self.compress {
-            Effort::None => Compression::None,
-            Effort::Fast => Compression::Zstd(-3),
-            Effort::Default => Compression::Zstd(1),
-            Effort::Best => Compression::Zstd(9),
-            Effort::Auto => Compression::Auto,
-            Effort::Zlib => Compression::Zlib(6),
-        }
+        compression(self.compress)
+    }
+}
+
+/// What `--compress` means.
+pub(crate) fn compression(effort: Effort) -> Compression {
+    match effort {
+        Effort::None => Compression::None,
+        Effort::Fast => Compression::Zstd(-3),
+        Effort::Default => Compression::Zstd(1),
+        Effort::Best => Compression::Zstd(9),
+        Effort::Auto => Compression::Auto,
+        Effort::Zlib => Compression::Zlib(6),
     }
 }
 

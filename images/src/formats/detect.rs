@@ -9,7 +9,7 @@ use super::{Format, vdi, vhd, vhdx, vmdk};
 use crate::{Error, Result};
 
 /// Containers whose bytes are not the disk's: taking them for raw would write them onto a machine's disk.
-const KNOWN: [(usize, &[u8], Is); 11] = [
+const KNOWN: [(usize, &[u8], Is); 12] = [
     (0, vmdk::MAGIC, Is::Read(Format::Vmdk)),
     (0, b"# Disk DescriptorFile", Is::Read(Format::Vmdk)),
     (0, vhdx::SIGNATURE, Is::Read(Format::Vhdx)),
@@ -19,6 +19,11 @@ const KNOWN: [(usize, &[u8], Is); 11] = [
     (0, b"QED\0", Is::NotRead("QED")),
     (0, b"WithoutFreeSpace", Is::NotRead("Parallels")),
     (0, b"WithouFreSpacExt", Is::NotRead("Parallels")),
+    (
+        0,
+        super::partclone::MAGIC,
+        Is::NotRead("partclone's image of a partition (`unmoor images import` takes it)"),
+    ),
     (0, &[0x28, 0xb5, 0x2f, 0xfd], Is::NotRead("zstd-compressed data")),
     (0, &[0x1f, 0x8b, 0x08], Is::NotRead("gzip-compressed data")),
 ];

@@ -8,6 +8,7 @@ mod blocks;
 mod conformance;
 mod detect;
 mod file;
+pub mod partclone;
 mod patch;
 pub mod qcow2;
 pub mod raw;

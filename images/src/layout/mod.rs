@@ -177,3 +177,13 @@ pub fn analyze(
 ) -> Result<Vec<DiskLayout>> {
     walk::Analysis::new(disks, options, monitor, walk::Readers::OWN).run()
 }
+
+/// The same for disks that another program has saved without what its filesystems do not use: what [`BlockSource::extent_at`]
+/// calls zero is unused wherever a filesystem lies. Filesystems are recognised, and not read.
+pub fn analyze_saved(
+    disks: &[&dyn BlockSource],
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<Vec<DiskLayout>> {
+    walk::Analysis::new(disks, options, monitor, walk::Readers::SAVED).run()
+}

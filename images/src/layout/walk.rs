@@ -7,7 +7,7 @@ use crate::partition::PartitionTable;
 use crate::volume::luks::{self, Luks};
 use crate::volume::lvm::{self, PhysicalVolume};
 use crate::volume::md;
-use crate::{BlockSource, Error, ErrorKind, Monitor, Result, filesystem, partition};
+use crate::{BlockSource, Error, ErrorKind, Monitor, Result, State, filesystem, partition};
 
 use super::contents::Leaf;
 use super::device::Device;
@@ -30,6 +30,23 @@ pub(super) struct Readers {
 
 impl Readers {
     pub(super) const OWN: Self = Self { table: read_table, probe: filesystem::probe, used: filesystem::used };
+    /// For sources that know which bytes are used.
+    pub(super) const SAVED: Self = Self { table: read_table, probe: filesystem::probe, used: used_by_source };
+}
+
+/// What the source calls zero is not used.
+fn used_by_source(source: &dyn BlockSource, _: &FilesystemFacts) -> Result<Used> {
+    let mut used = Used::default();
+    let (size, mut at) = (source.size(), 0);
+    while at < size {
+        let known = source.extent_at(at, size - at)?;
+        let end = known.end().clamp(at + 1, size);
+        if known.state == State::Data {
+            used.ranges.insert(at..end);
+        }
+        at = end;
+    }
+    Ok(used)
 }
 
 /// Linux shows at most 255 partitions of a disk. A table of GPT's own bound would have the same bytes examined 32768 times.

@@ -28,27 +28,37 @@ pub(super) fn lines(
                 format!("block device, sectors of {}/{physical_sector_size} bytes", disk.sector_size())
             }
         };
-        let table = match layout.table.kind {
-            TableKind::Gpt => "GPT",
-            TableKind::Mbr => "MBR",
-            TableKind::None => "no partition table",
-        };
+        let table = table_name(layout.table.kind);
         lines.push(format!(
             "{}: {}, {kind}, {table}{}",
             disk.path().display(),
             show_size(disk.size()),
             layout.table.disk_id.as_ref().map(|id| format!(" {id}")).unwrap_or_default()
         ));
-        lines.extend(table_of(layout).lines().into_iter().map(|line| format!("  {line}")));
-        for reason in reasons(&layout.regions).into_iter().chain(kernel.lines(number, verbose)) {
-            lines.push(format!("  {}", plain(&reason)));
-        }
+        lines.extend(regions(layout).into_iter().map(|line| format!("  {line}")));
+        lines.extend(kernel.lines(number, verbose).into_iter().map(|line| format!("  {}", plain(&line))));
         let bytes = |state| show_size(layout.extents.bytes(state));
         lines.push(format!("  data {}, unused {}", bytes(State::Data), bytes(State::Hole)));
     }
     if let Some(manifest) = manifest {
         lines.extend(manifest_lines(manifest, verbose));
     }
+    lines
+}
+
+/// A table's kind, for people.
+pub(crate) fn table_name(kind: TableKind) -> &'static str {
+    match kind {
+        TableKind::Gpt => "GPT",
+        TableKind::Mbr => "MBR",
+        TableKind::None => "no partition table",
+    }
+}
+
+/// A table of what is on a disk, and what should be known of it.
+pub(crate) fn regions(layout: &DiskLayout) -> Vec<String> {
+    let mut lines = table_of(layout).lines();
+    lines.extend(reasons(&layout.regions).iter().map(|reason| plain(reason)));
     lines
 }
 
@@ -157,13 +167,14 @@ fn reasons(regions: &[Region]) -> Vec<String> {
     reasons
 }
 
-fn manifest_lines(manifest: &Manifest, verbose: bool) -> Vec<String> {
+/// When, by what and of which machine a capture was.
+pub(crate) fn captured(manifest: &Manifest) -> Vec<String> {
     let consistency = match manifest.consistency {
         Consistency::Offline => "offline",
         Consistency::Live => "while in use: crash-consistent at best",
     };
     let mut lines =
-        vec![format!("captured {} by {}, {consistency}", manifest.created, plain(&manifest.tool))];
+        vec![format!("captured {} by {}, {consistency}", plain(&manifest.created), plain(&manifest.tool))];
     if let Some(machine) = &manifest.machine {
         let known = [&machine.vendor, &machine.product, &machine.serial];
         let known: Vec<&str> = known.into_iter().flatten().map(String::as_str).collect();
@@ -176,6 +187,11 @@ fn manifest_lines(manifest: &Manifest, verbose: bool) -> Vec<String> {
             show_size(machine.memory_bytes)
         ));
     }
+    lines
+}
+
+fn manifest_lines(manifest: &Manifest, verbose: bool) -> Vec<String> {
+    let mut lines = captured(manifest);
     for disk in &manifest.disks {
         lines.push(format!(
             "  {}: {} of {}, {} of data{}",

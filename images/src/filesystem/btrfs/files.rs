@@ -10,7 +10,7 @@ use super::chunks::Chunks;
 use super::extents::{ROOT_ITEM, read_chunks};
 use super::superblock::{Root, Superblock};
 use super::tree::{Key, Trees};
-use crate::filesystem::files::{Id, Kind, Limited, Node, Volume};
+use crate::filesystem::files::{Id, Kind, Limited, Node, Run, Status, Volume};
 use crate::parse::{Bytes, read_vec};
 use crate::{BlockSource, Error, Result};
 
@@ -251,6 +251,61 @@ impl Volume for Files<'_> {
             }
         }
         Ok(out)
+    }
+
+    fn status(&mut self, id: Id) -> Result<Status> {
+        let mut found = None;
+        self.items(id, INODE_ITEM, |_, item| {
+            let time =
+                |at: usize| -> Result<(i64, u32)> { Ok((item.u64_le(at)? as i64, item.u32_le(at + 8)?)) };
+            found = Some(Status {
+                mode: item.u32_le(52)?,
+                uid: item.u32_le(44)?,
+                gid: item.u32_le(48)?,
+                links: item.u32_le(40)?,
+                device: item.u64_le(56)?,
+                modified: Some(time(136)?),
+                changed: Some(time(124)?),
+            });
+            Ok(())
+        })?;
+        found.ok_or_else(|| broken("there is no such inode"))
+    }
+
+    fn runs(&mut self, id: Id) -> Result<Option<Vec<Run>>> {
+        let mut extents = Vec::new();
+        let mut inline = false;
+        self.items(id, EXTENT_DATA, |key, item| {
+            match item.u8(20)? {
+                0 => inline = true,
+                1 if item.u64_le(21)? != 0 => extents.push((
+                    key.offset,
+                    item.u8(16)?,
+                    item.u64_le(21)?,
+                    item.u64_le(29)?,
+                    item.u64_le(37)?,
+                    item.u64_le(45)?,
+                )),
+                _ => {}
+            }
+            Ok(())
+        })?;
+        if inline {
+            return Ok(None);
+        }
+        let mut runs = Vec::new();
+        for (logical, compression, place, stored, skip, len) in extents {
+            // Of a compressed extent all is needed for any part.
+            let (from, stored, skip) = match compression {
+                0 => (place.saturating_add(skip), len, 0),
+                _ => (place, stored, skip),
+            };
+            let chunk = self.chunks.get(self.chunks.find(from, stored)?)?;
+            let first = chunk.places.first().ok_or_else(|| broken("a chunk lies nowhere"))?;
+            let physical = first.saturating_add(from - chunk.logical);
+            runs.push(Run { logical, len, physical, stored, skip });
+        }
+        Ok(Some(runs))
     }
 
     fn note(&self) -> Option<String> {

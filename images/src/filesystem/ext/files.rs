@@ -7,9 +7,9 @@ use super::groups::Geometry;
 use super::inode::{EXTENT_MAGIC, EXTENTS_FLAG, INLINE_FLAG, MOST_DEPTH, load};
 use super::journal::Journal;
 use super::overlay::Overlay;
-use crate::filesystem::files::{Id, Kind, Limited, MOST_DIRECTORY, Node, Piece, Volume, gather};
+use crate::filesystem::files::{Id, Kind, Limited, MOST_DIRECTORY, Node, Piece, Run, Status, Volume, gather};
 use crate::parse::{Bytes, read_vec};
-use crate::{BlockSource, Error, Result};
+use crate::{BlockSource, Error, RangeSet, Result};
 
 const ROOT: u32 = 2;
 const DOING: &str = "reading an ext file";
@@ -22,6 +22,7 @@ struct Files<'a> {
     source: Box<dyn BlockSource + 'a>,
     geometry: Geometry,
     note: Option<String>,
+    replaced: RangeSet,
 }
 
 struct Inode {
@@ -38,7 +39,7 @@ pub(in crate::filesystem) fn open<'a>(source: &'a Limited<'a>) -> Result<Box<dyn
         .ok_or_else(|| Error::malformed("reading the ext superblock", "its magic is gone"))?;
     let geometry = Geometry::new(sb, source.size())?;
     let plain = |geometry, note| -> Box<dyn Volume + 'a> {
-        Box::new(Files { source: Box::new(source), geometry, note })
+        Box::new(Files { source: Box::new(source), geometry, note, replaced: RangeSet::new() })
     };
     if !geometry.sb.needs_recovery() {
         return Ok(plain(geometry, None));
@@ -46,6 +47,7 @@ pub(in crate::filesystem) fn open<'a>(source: &'a Limited<'a>) -> Result<Box<dyn
     let replayed = || -> Result<Files<'a>> {
         let patches = Journal::open(source, &geometry)?.replay()?;
         let after = Overlay::new(source, geometry.sb.block_size, patches);
+        let replaced = after.replaced();
         let sb = Superblock::read(&after)?
             .ok_or_else(|| Error::malformed("replaying the journal", "no superblock"))?;
         let geometry = Geometry::new(sb, source.size())?;
@@ -53,6 +55,7 @@ pub(in crate::filesystem) fn open<'a>(source: &'a Limited<'a>) -> Result<Box<dyn
             source: Box::new(after),
             geometry,
             note: Some("its journal was replayed in memory".into()),
+            replaced,
         })
     };
     Ok(match replayed() {
@@ -96,15 +99,19 @@ impl Files<'_> {
                 Err(broken("its content is not all in the inode"))
             };
         }
+        gather(&*self.source, &self.pieces(inode, map, offset, len as u64)?, offset, len)
+    }
+
+    fn pieces(&self, inode: &Inode, map: Bytes<'_>, offset: u64, len: u64) -> Result<Vec<Piece>> {
         let block_size = u64::from(self.geometry.sb.block_size);
-        let blocks = offset / block_size..offset.saturating_add(len as u64).div_ceil(block_size);
+        let blocks = offset / block_size..offset.saturating_add(len).div_ceil(block_size);
         let mut found = Found { files: self, wanted: blocks, pieces: Vec::new() };
         if inode.flags & EXTENTS_FLAG != 0 {
             found.extents(map, None, inode.seed)?;
         } else {
             found.indirect(map)?;
         }
-        gather(&*self.source, &found.pieces, offset, len)
+        Ok(found.pieces)
     }
 
     fn block(&self, block: u64) -> Result<Vec<u8>> {
@@ -279,9 +286,68 @@ impl Volume for Files<'_> {
         self.content(&self.inode(id)?, offset, len)
     }
 
+    fn status(&mut self, id: Id) -> Result<Status> {
+        let inode = self.inode(id)?;
+        let bytes = Bytes::new(&inode.raw, "inode");
+        let low = |at: usize| -> Result<u32> { Ok(bytes.u16_le(at)?.into()) };
+        // The seconds are signed; two more bits above them, and nanoseconds, where the inode is large enough to have them.
+        let extra = if inode.raw.len() > 130 { usize::from(bytes.u16_le(128)?) } else { 0 };
+        let time = |at: usize, more: usize| -> Result<(i64, u32)> {
+            let seconds = i64::from(bytes.u32_le(at)? as i32);
+            if more + 4 > 128 + extra || more + 4 > bytes.len() {
+                return Ok((seconds, 0));
+            }
+            let more = bytes.u32_le(more)?;
+            Ok((seconds + (i64::from(more & 3) << 32), more >> 2))
+        };
+        let device = if inode.kind == Kind::Other { bytes.u64_le(MAP)? } else { 0 };
+        Ok(Status {
+            mode: low(0)?,
+            uid: low(2)? | low(0x78)? << 16,
+            gid: low(0x18)? | low(0x7a)? << 16,
+            links: low(0x1a)?,
+            device,
+            modified: Some(time(0x10, 0x88)?),
+            changed: Some(time(0xc, 0x84)?),
+        })
+    }
+
+    fn runs(&mut self, id: Id) -> Result<Option<Vec<Run>>> {
+        let inode = self.inode(id)?;
+        let short =
+            inode.kind == Kind::Link && inode.size < MAP_LEN as u64 && inode.flags & EXTENTS_FLAG == 0;
+        if short || inode.flags & INLINE_FLAG != 0 || inode.kind == Kind::Other {
+            return Ok(None);
+        }
+        let bytes = Bytes::new(&inode.raw, "inode");
+        let pieces = self.pieces(&inode, bytes.sub(MAP, MAP_LEN)?, 0, inode.size)?;
+        Ok(Some(merged(&pieces)))
+    }
+
+    fn replaced(&self) -> RangeSet {
+        self.replaced.clone()
+    }
+
     fn note(&self) -> Option<String> {
         self.note.clone()
     }
+}
+
+/// Pieces that follow each other, as one run: a map of single blocks has many.
+fn merged(pieces: &[Piece]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for piece in pieces {
+        match runs.last_mut() {
+            Some(run)
+                if run.logical + run.len == piece.logical && run.physical + run.len == piece.physical =>
+            {
+                run.len += piece.len;
+                run.stored += piece.len;
+            }
+            _ => runs.push((*piece).into()),
+        }
+    }
+    runs
 }
 
 /// Entries of one block; false once `visit` has enough.

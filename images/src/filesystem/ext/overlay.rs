@@ -3,7 +3,7 @@
 
 use super::log_block::MAGIC;
 use crate::extent::Extent;
-use crate::{BlockSource, Result};
+use crate::{BlockSource, RangeSet, Result};
 
 /// A block whose content is in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,16 @@ impl<'a> Overlay<'a> {
 
     pub(super) fn len(&self) -> usize {
         self.patches.len()
+    }
+
+    /// The ranges that read otherwise than below.
+    pub(super) fn replaced(&self) -> RangeSet {
+        let mut ranges = RangeSet::new();
+        for patch in &self.patches {
+            let start = patch.target.saturating_mul(self.block_size);
+            ranges.insert(start..start.saturating_add(self.block_size));
+        }
+        ranges
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::{Boot, end_mark, entry};
 use crate::filesystem::FilesystemKind;
-use crate::filesystem::files::{Id, Kind, Limited, Node, Piece, Volume, gather};
+use crate::filesystem::files::{Id, Kind, Limited, Node, Piece, Run, Volume, gather};
 use crate::parse::{Bytes, read_vec};
 use crate::{BlockSource, Error, Result};
 
@@ -121,6 +121,13 @@ impl Volume for Files<'_> {
         }
         let pieces = self.pieces(id.0, offset.saturating_add(len as u64))?;
         gather(self.source, &pieces, offset, len)
+    }
+
+    fn runs(&mut self, id: Id) -> Result<Option<Vec<Run>>> {
+        if id.0 & DIRECTORY != 0 || id.1 == 0 {
+            return Ok(None);
+        }
+        Ok(Some(self.pieces(id.0, id.1)?.into_iter().map(Run::from).collect()))
     }
 
     fn same_name(&self, wanted: &[u8], found: &[u8]) -> bool {

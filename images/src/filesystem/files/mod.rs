@@ -18,10 +18,10 @@ pub use limited::Limited;
 pub use tree::Tree;
 
 use super::{FilesystemKind, btrfs, ext, fat, xfs};
-use crate::{BlockSource, Error, Result};
+use crate::{BlockSource, Error, RangeSet, Result};
 
 /// A file, directory or link. What the numbers mean is the volume's business.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(pub u64, pub u64);
 
 /// What an inode is.
@@ -58,11 +58,65 @@ pub struct Node {
     pub size: u64,
 }
 
+/// What an inode says of itself besides its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// Type and permissions, as `st_mode` has them.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Names that it has; of a directory what the filesystem counts.
+    pub links: u32,
+    /// Numbers of the device, as `st_rdev` has them; 0 for all else.
+    pub device: u64,
+    /// When the content was changed: seconds since 1970, and nanoseconds. `None` where it is not known.
+    pub modified: Option<(i64, u32)>,
+    /// When content or status were changed.
+    pub changed: Option<(i64, u32)>,
+}
+
+impl Status {
+    /// Where nothing is recorded, as on FAT.
+    fn of_kind(kind: Kind) -> Self {
+        let mode = match kind {
+            Kind::File => 0o100_644,
+            Kind::Directory => 0o040_755,
+            Kind::Link => 0o120_777,
+            Kind::Other => 0o600,
+        };
+        Self { mode, uid: 0, gid: 0, links: 1, device: 0, modified: None, changed: None }
+    }
+}
+
+/// Where a run of a file's content lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// First byte in the file.
+    pub logical: u64,
+    /// In bytes of the file.
+    pub len: u64,
+    /// First byte of the filesystem.
+    pub physical: u64,
+    /// In bytes of the filesystem: fewer where it is compressed.
+    pub stored: u64,
+    /// Bytes of what is stored there that come before it.
+    pub skip: u64,
+}
+
+impl From<Piece> for Run {
+    fn from(piece: Piece) -> Self {
+        let Piece { logical, physical, len } = piece;
+        Self { logical, len, physical, stored: len, skip: 0 }
+    }
+}
+
 /// More of a directory than this is not read, in bytes.
 pub(super) const MOST_DIRECTORY: u64 = 64 << 20;
 
 /// A filesystem whose files can be read.
-pub trait Volume {
+pub trait Volume: Send {
     /// The directory that a mount without options shows.
     fn root(&self) -> Id;
 
@@ -80,6 +134,23 @@ pub trait Volume {
 
     /// Up to `len` bytes of a file's content or a link's target from byte `offset`; fewer only at its end. Holes are zeros.
     fn read(&mut self, id: Id, offset: u64, len: usize) -> Result<Vec<u8>>;
+
+    /// What `id` says of itself.
+    fn status(&mut self, id: Id) -> Result<Status> {
+        Ok(Status::of_kind(self.node(id)?.kind))
+    }
+
+    /// Where the content of `id` lies, in order; what no run covers is zeros. `None` where it has no place of its own: in an
+    /// inode, in a tree's leaf.
+    fn runs(&mut self, id: Id) -> Result<Option<Vec<Run>>> {
+        let _ = id;
+        Ok(None)
+    }
+
+    /// Ranges of the filesystem that are shown otherwise than they are on disk: what was replayed from a journal.
+    fn replaced(&self) -> RangeSet {
+        RangeSet::new()
+    }
 
     /// Whether an entry named `found` is what `wanted` means.
     fn same_name(&self, wanted: &[u8], found: &[u8]) -> bool {

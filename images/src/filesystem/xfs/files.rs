@@ -5,7 +5,7 @@
 
 use super::log::{self, LogState};
 use super::superblock::{Superblock, checksum_matches};
-use crate::filesystem::files::{Id, Kind, Limited, MOST_DIRECTORY, Node, Piece, Volume, gather};
+use crate::filesystem::files::{Id, Kind, Limited, MOST_DIRECTORY, Node, Piece, Run, Status, Volume, gather};
 use crate::parse::{Bytes, read_vec};
 use crate::{BlockSource, Error, Result};
 
@@ -313,6 +313,42 @@ impl Volume for Files<'_> {
             at += block as u64;
         }
         Ok(target.into_iter().skip(offset as usize).take(len).collect())
+    }
+
+    fn status(&mut self, id: Id) -> Result<Status> {
+        let inode = self.inode(id)?;
+        let bytes = Bytes::new(&inode.raw, "XFS inode");
+        let v3 = bytes.u8(4)? == 3;
+        let nanoseconds = v3 && bytes.u64_be(120)? & 1 << 3 != 0;
+        let time = |at: usize| -> Result<(i64, u32)> {
+            if !nanoseconds {
+                return Ok(((bytes.u32_be(at)? as i32).into(), bytes.u32_be(at + 4)?));
+            }
+            // Since the earliest second that 32 bits can name (`XFS_BIGTIME_EPOCH_OFFSET`).
+            let count = bytes.u64_be(at)?;
+            Ok(((count / 1_000_000_000) as i64 - (1 << 31), (count % 1_000_000_000) as u32))
+        };
+        let fork = inode.raw.get(inode.fork.clone()).unwrap_or(&[]);
+        let device =
+            if inode.format == 0 { Bytes::new(fork, "XFS data fork").u32_be(0).unwrap_or(0) } else { 0 };
+        Ok(Status {
+            mode: bytes.u16_be(2)?.into(),
+            uid: bytes.u32_be(8)?,
+            gid: bytes.u32_be(12)?,
+            links: bytes.u32_be(16)?,
+            device: device.into(),
+            modified: Some(time(40)?),
+            changed: Some(time(48)?),
+        })
+    }
+
+    fn runs(&mut self, id: Id) -> Result<Option<Vec<Run>>> {
+        let inode = self.inode(id)?;
+        if !matches!(inode.format, 2 | 3) {
+            return Ok(None);
+        }
+        let len = usize::try_from(inode.size).unwrap_or(usize::MAX);
+        Ok(Some(self.pieces(&inode, 0, len)?.into_iter().map(Run::from).collect()))
     }
 
     fn note(&self) -> Option<String> {

@@ -3,12 +3,14 @@
 
 mod group;
 mod grow;
+mod make;
 mod pv;
 mod text;
 mod uuid;
 
 pub use group::{LogicalVolume, Member, Stripes, VolumeGroup};
 pub use grow::{Growth, grow};
+pub use make::{Head, head};
 pub use pv::{PhysicalVolume, probe};
 pub use uuid::{Renamed, change, ids};
 

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `unmoor images`: stores and what is in them. One file a command.
+
+mod diff;
+mod export;
+mod import;
+mod init;
+mod keys;
+mod list;
+mod mount;
+mod show;
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+use unmoor_images::Result;
+
+use crate::output::{Outcome, Terminal};
+
+const EXAMPLES: &str = "\
+Examples:
+  unmoor images init dir:/srv/images
+  unmoor capture /dev/sda dir:/srv/images/web01
+  unmoor images list dir:/srv/images
+  unmoor images show dir:/srv/images/web01";
+
+/// Make an image store, and look into it
+///
+/// A store holds images of many machines: what they have in common once, compressed, each image complete by itself. It lies in
+/// a directory, dir:PATH. An image in it is STORE/NAME@TIME; without @TIME it is the
+/// latest of that machine.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Init(init::Init),
+    List(list::List),
+    Show(show::Show),
+    Export(export::Export),
+    Import(import::Import),
+    Diff(diff::Diff),
+    Mount(mount::Mount),
+    Key(keys::Key),
+}
+
+/// Does what is asked.
+pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome> {
+    match &arguments.command {
+        // These take long, and report as they go.
+        Command::Export(export) => return export.run(terminal),
+        Command::Import(import) => return import.run(terminal),
+        Command::Mount(mount) => return mount.run(terminal),
+        _ => terminal.one_document(),
+    }
+    match &arguments.command {
+        Command::Export(_) | Command::Import(_) | Command::Mount(_) => {}
+        Command::Diff(diff) => diff.run(terminal)?,
+        Command::Init(init) => init.run(terminal)?,
+        Command::List(list) => list.run(terminal)?,
+        Command::Show(show) => show.run(terminal)?,
+        Command::Key(key) => key.run(terminal)?,
+    }
+    Ok(Outcome::Done)
+}
+
+/// One document, or lines.
+fn finish(document: &Value, lines: &[String], terminal: &Terminal) -> Result<()> {
+    if terminal.json() {
+        return terminal.print(&document.to_string());
+    }
+    lines.iter().try_for_each(|line| terminal.print(line))
+}
