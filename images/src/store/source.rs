@@ -117,27 +117,37 @@ impl StoreSource {
         let pack = self.places.pack(&first.place).to_owned();
         let store = self.places.store();
         let mut bytes = vec![0; (range.end - range.start) as usize];
-        store.backend().read(&pack, &mut bytes, range.start)?;
+        let read = store.backend().read(&pack, &mut bytes, range.start);
         for want in wants {
             let from = (u64::from(want.place.at) - range.start) as usize;
             let stored = bytes.get(from..from + want.place.stored as usize).unwrap_or_default();
-            let id = store.seal().id(&want.hash);
-            let doing = || format!("reading the chunk {} from {pack}", hex(&id));
-            let entry = want.place.entry(id);
-            if decode(store.seal(), &entry, stored, want.out).is_ok() && merkle::leaf(want.out) == want.hash {
-                continue;
+            let entry = want.place.entry(store.seal().id(&want.hash));
+            let right = read.is_ok() && decode(store.seal(), &entry, stored, want.out).is_ok();
+            if !right || merkle::leaf(want.out) != want.hash {
+                self.fetch_again(want, &pack)?;
             }
-            // What came over a network may have been damaged on its way: once more, alone.
-            let mut again = vec![0; want.place.stored as usize];
-            store.backend().read(&pack, &mut again, want.place.at.into())?;
-            decode(store.seal(), &entry, &again, want.out).doing(doing)?;
+        }
+        Ok(())
+    }
+
+    /// What came over a network may have been damaged on its way: once more, alone. Then from another pack, if one has it.
+    fn fetch_again(&self, want: &mut Want<'_>, pack: &str) -> Result<()> {
+        let store = self.places.store();
+        let id = store.seal().id(&want.hash);
+        let doing = || format!("reading the chunk {} from {pack}", hex(&id));
+        let mut once = || {
+            let mut stored = vec![0; want.place.stored as usize];
+            store.backend().read(pack, &mut stored, want.place.at.into())?;
+            decode(store.seal(), &want.place.entry(id), &stored, want.out).doing(doing)?;
             if merkle::leaf(want.out) != want.hash {
                 return Err(Error::new(ErrorKind::Mismatch, doing())
                     .at(want.index * LEAF)
                     .because("its hash is not that of its content"));
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        let Err(error) = once() else { return Ok(()) };
+        if self.places.from_elsewhere(&id, pack, want.out)? { Ok(()) } else { Err(error) }
     }
 }
 
