@@ -107,6 +107,12 @@ pub(crate) fn ask(question: &str) -> Result<Option<Secret>> {
     first_line(Zeroizing::new(line.as_bytes().to_vec())).map(Some)
 }
 
+/// Who does something to a store, for people who wonder whom others wait for.
+pub(crate) fn holder() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("process {} on {}", std::process::id(), host.trim())
+}
+
 /// Refuses a command that needs image files.
 pub(crate) fn refuse(path: &Path, doing: &'static str, because: &'static str) -> Result<()> {
     if Location::is_path(path) {
