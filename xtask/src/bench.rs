@@ -9,6 +9,7 @@ mod disk;
 mod large;
 mod limit;
 mod measure;
+mod scale;
 mod store;
 
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ pub(crate) enum Part {
     Large,
     Convert,
     Store,
+    Scale,
 }
 
 /// Measures `parts`, or all where none is named, `rounds` times each.
@@ -37,6 +39,9 @@ pub(crate) fn run(parts: &[Part], rounds: usize) -> Result {
     let scratch = Scratch::new("bench")?;
     if parts == [Part::Convert] {
         return convert::run(&unmoor, scratch.path(), rounds);
+    }
+    if parts == [Part::Scale] {
+        return scale::run(&unmoor, scratch.path());
     }
     let disk = disk::lived_in()?;
     let used = limit::Used::of(&unmoor, &disk)?;
@@ -66,6 +71,9 @@ pub(crate) fn run(parts: &[Part], rounds: usize) -> Result {
     }
     if wanted(Part::Store) {
         store::run(&unmoor, &disk, scratch.path(), rounds)?;
+    }
+    if wanted(Part::Scale) {
+        scale::run(&unmoor, scratch.path())?;
     }
     if wanted(Part::Large) {
         large::run(&unmoor, scratch.path())?;
