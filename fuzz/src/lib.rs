@@ -151,4 +151,9 @@ targets! {
     nbd targets::nbd::session, seal::nothing;
     overlay targets::nbd::overlay, seal::overlay;
     order targets::nbd::order, seal::order;
+    pack targets::store::pack, seal::nothing;
+    index targets::store::index, seal::nothing;
+    tree targets::store::tree, seal::nothing;
+    stored targets::store::stored, seal::nothing;
+    hints targets::store::hints, seal::nothing;
 }

@@ -169,6 +169,11 @@ printf 'softdep a pre: e fs-x post: c_d\nsoftdep e pre: a\n' >disk3; mkdir -p r/
     here("overlay", "partial", "overlay", |at| overlay(at, false), "the bitmap of an overlay with some writes, by `Overlay`"),
     here("overlay", "complete", "overlay", |at| overlay(at, true), "the same, hydrated"),
     here("order", "order", "order", |at| std::fs::write(at.join("disk1"), order()).unwrap(), "the order of a boot, by `Order::encode`"),
+    here("pack", "pack", "pack", |at| stored_objects(at, &["packs/"]), "the pack of a small capture"),
+    here("index", "index", "index of 1", |at| stored_objects(at, &["index/"]), "its index object"),
+    here("tree", "tree", "tree", |at| stored_objects(at, &["tree"]), "root and page of its disk's tree, and the disk's size"),
+    here("stored", "stored", "4 documents", |at| stored_objects(at, &["images/", "store.json", "keys/", "marks/"]), "its image, the store's configuration, a key of an encrypted store, a mark"),
+    here("hints", "hints", "4 documents", |at| stored_objects(at, &["leases/", "moved/", "damaged/", "usage.json"]), "a lease, and what verify and prune write down"),
     kept("record", "endless", "error", "a sparse file of gigabytes as record, which was read whole"),
 ];
 
@@ -520,4 +525,129 @@ fn make_one(recipe: &Recipe) -> std::io::Result<usize> {
     assert_eq!(found, recipe.found, "{}/{}", recipe.target, recipe.name);
     assert!(size <= MOST && data.len() <= MOST_DATA, "{}/{} has {size} bytes", recipe.target, recipe.name);
     Ok(size)
+}
+
+/// Objects of a store with one small image: a disk each, documents without their frame.
+fn stored_objects(folder: &Path, wanted: &[&str]) {
+    let place = folder.join("store");
+    let store = store_with_image(&place);
+    for (number, kind) in wanted.iter().enumerate() {
+        let disk = |number: usize| folder.join(format!("disk{}", number + 1));
+        let first = |below: &str| object_below(&place, below);
+        match *kind {
+            "packs/" | "index/" => std::fs::write(disk(number), std::fs::read(first(kind)).unwrap()).unwrap(),
+            "tree" => {
+                let name = unmoor_images::store::ImageName::parse("web01").unwrap();
+                let image = store.open_image(&name).unwrap();
+                let (root, page, size) =
+                    unmoor_images::store::encode_tree(&image.disks[0].extents, &image.disks[0].leaves);
+                std::fs::write(disk(0), root).unwrap();
+                std::fs::write(disk(1), page).unwrap();
+                std::fs::write(disk(2), size.to_le_bytes()).unwrap();
+            }
+            "keys/" => {
+                let sealed = folder.join("sealed");
+                let location = unmoor_images::store::Location::Directory(sealed.clone());
+                let words = unmoor_images::store::Secret::Passphrase(b"words".to_vec().into());
+                let options = unmoor_images::store::InitOptions { secret: Some(words) };
+                unmoor_images::store::Store::init(&location, &options).unwrap();
+                std::fs::write(disk(number), unframed(&object_below(&sealed, kind))).unwrap();
+            }
+            // What prune and verify write is what they would write; it needs a store with more in it than a seed can hold.
+            "moved/" => std::fs::write(disk(number), MOVED).unwrap(),
+            "damaged/" => std::fs::write(disk(number), DAMAGED).unwrap(),
+            "marks/" => {
+                unmoor_images::store::Mark::write(&store, &[[7; 32], [9; 32]]).unwrap();
+                std::fs::write(disk(number), unframed(&first(kind))).unwrap();
+            }
+            "leases/" => {
+                let lease = unmoor_images::store::Lease::take(&store, "process 7 on web01").unwrap();
+                std::fs::write(disk(number), unframed(&first(kind))).unwrap();
+                drop(lease);
+            }
+            "usage.json" => {
+                store.keep_usage(&store.count_usage(&Silent).unwrap()).unwrap();
+                std::fs::write(disk(number), unframed(&place.join(kind))).unwrap();
+            }
+            "store.json" => std::fs::write(disk(number), unframed(&place.join(kind))).unwrap(),
+            _ => std::fs::write(disk(number), unframed(&first(kind))).unwrap(),
+        }
+    }
+    std::fs::remove_dir_all(place).unwrap();
+}
+
+const MOVED: &str = "{\"moved\":{\"0707070707070707070707070707070707070707070707070707070707070707\":[\"0909090909090909090909090909090909090909090909090909090909090909\",\"0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a\"]}}";
+const DAMAGED: &str = "{\"pack\":\"0707070707070707070707070707070707070707070707070707070707070707\",\"chunks\":[\"0909090909090909090909090909090909090909090909090909090909090909\"]}";
+
+/// The first file of a folder of a store.
+fn object_below(store: &Path, below: &str) -> std::path::PathBuf {
+    let mut path = store.join(below);
+    while path.is_dir() {
+        let mut names: Vec<_> =
+            std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).collect();
+        names.sort();
+        path = names.remove(0);
+    }
+    path
+}
+
+/// A document's JSON, out of its frame.
+fn unframed(path: &Path) -> Vec<u8> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let (_, inner) = text.split_once("\"document\":").unwrap();
+    inner.trim_end().strip_suffix('}').unwrap().as_bytes().to_vec()
+}
+
+fn store_with_image(place: &Path) -> unmoor_images::store::Store {
+    use unmoor_images::BlockSink as _;
+    use unmoor_images::store::{InitOptions, Location, Since, Store, Writer, WriterOptions};
+    let store = Store::init(&Location::Directory(place.to_owned()), &InitOptions::default()).unwrap();
+    let options = WriterOptions {
+        compression: unmoor_images::formats::Compression::Zstd(3),
+        since: Since::Latest,
+        holder: "recipe".into(),
+    };
+    let writer = Writer::begin(&store, "web01", &options, &Silent).unwrap();
+    let size = 9 * LEAF + 1000;
+    let mut data = unmoor_images::RangeSet::of(0..3 * LEAF);
+    data.insert(8 * LEAF..size);
+    let extents = ExtentMap::from_data(size, &mut data, State::Hole);
+    let (sink, mut pairs) = (writer.sink(size), Vec::new());
+    for leaf in [0, 1, 2, 8, 9u64] {
+        let bytes = vec![b'a' + leaf as u8; (size - leaf * LEAF).min(LEAF) as usize];
+        sink.write_at(&bytes, leaf * LEAF).unwrap();
+        pairs.push((leaf, unmoor_images::merkle::leaf(&bytes)));
+    }
+    let leaves = Leaves::from_pairs(size, pairs).unwrap();
+    let manifest = Manifest {
+        format: "unmoor-manifest".into(),
+        version: unmoor_images::manifest::VERSION,
+        created: "2026-11-24T21:50:00Z".into(),
+        tool: "recipe".into(),
+        consistency: Consistency::Offline,
+        machine: None,
+        disks: vec![DiskRecord {
+            source: "/dev/sda".into(),
+            image: "disk0".into(),
+            image_format: Format::Raw,
+            size,
+            sector_size: 512,
+            physical_sector_size: None,
+            model: Some("DISK".into()),
+            serial: None,
+            wwn: None,
+            table: unmoor_images::partition::read(&Disk::new(size)).unwrap(),
+            regions: Vec::new(),
+            data_bytes: extents.bytes(State::Data),
+            zero_bytes: 0,
+            hole_bytes: extents.bytes(State::Hole),
+            root: hex(&leaves.root()),
+            map: MapRecord { file: String::new(), bytes: 0, blake3: String::new() },
+            unreadable: Vec::new(),
+            conversions: Vec::new(),
+        }],
+        warnings: vec!["a warning".into()],
+    };
+    writer.commit(manifest, &[(&extents, &leaves)], 5 * LEAF).unwrap();
+    store
 }

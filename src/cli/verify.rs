@@ -282,7 +282,7 @@ fn damage(comparison: &Comparison, regions: &[Region], changes: &[Change]) -> Ve
 }
 
 /// The innermost regions of the disk that a range touches. What lies inside a volume is not addressed by the disk.
-fn names_at(range: &Range<u64>, regions: &[Region]) -> Vec<String> {
+pub(super) fn names_at(range: &Range<u64>, regions: &[Region]) -> Vec<String> {
     let mut names = Vec::new();
     for region in regions {
         let (name, start, len) = place(&region.place);

@@ -12,6 +12,7 @@ mod measure;
 #[path = "../../tests/s3/proxy.rs"]
 mod proxy;
 mod remote;
+mod scale;
 mod store;
 
 use std::path::{Path, PathBuf};
@@ -31,6 +32,7 @@ pub(crate) enum Part {
     Convert,
     Store,
     S3,
+    Scale,
 }
 
 /// Measures `parts`, or all where none is named, `rounds` times each.
@@ -41,6 +43,9 @@ pub(crate) fn run(parts: &[Part], rounds: usize) -> Result {
     let scratch = Scratch::new("bench")?;
     if parts == [Part::Convert] {
         return convert::run(&unmoor, scratch.path(), rounds);
+    }
+    if parts == [Part::Scale] {
+        return scale::run(&unmoor, scratch.path());
     }
     let disk = disk::lived_in()?;
     let used = limit::Used::of(&unmoor, &disk)?;
@@ -73,6 +78,9 @@ pub(crate) fn run(parts: &[Part], rounds: usize) -> Result {
     }
     if wanted(Part::S3) {
         remote::run(&unmoor, &disk, scratch.path(), rounds)?;
+    }
+    if wanted(Part::Scale) {
+        scale::run(&unmoor, scratch.path())?;
     }
     if wanted(Part::Large) {
         large::run(&unmoor, scratch.path())?;

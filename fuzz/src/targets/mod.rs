@@ -9,6 +9,7 @@ pub(crate) mod initramfs;
 pub(crate) mod layout;
 pub(crate) mod nbd;
 pub(crate) mod partition;
+pub(crate) mod store;
 pub(crate) mod volume;
 
 use std::ops::Range;

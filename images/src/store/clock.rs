@@ -10,6 +10,11 @@ pub trait Clock: Send + Sync {
 
     /// Time since some moment, ever growing, sleep included.
     fn elapsed(&self) -> Duration;
+
+    /// Lets time pass.
+    fn sleep(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
 }
 
 /// The machine's clocks.

@@ -199,6 +199,11 @@ impl Store {
         keys::list(self.backend())
     }
 
+    /// Key objects that cannot be read.
+    pub(super) fn unreadable_keys(&self) -> Result<Vec<String>> {
+        keys::unreadable(self.backend())
+    }
+
     /// Removes a key. Who has opened the store with it before may have kept the data key.
     pub fn remove_key(&self, id: &str) -> Result<()> {
         keys::remove(self.backend(), id)
@@ -206,7 +211,7 @@ impl Store {
 }
 
 impl Config {
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         const DOING: &str = "reading store.json";
         if self.format != "unmoor-store" {
             return Err(Error::malformed(DOING, format!("its format is {:.80?}", self.format)));

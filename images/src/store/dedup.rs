@@ -9,7 +9,9 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::backend::names;
+use super::damage::Damage;
 use super::index::IndexObject;
+use super::moved::Moved;
 use super::pack::PackTable;
 use super::pool::{IN_FLIGHT, parallel};
 use super::{Id, ImageRecord, Store};
@@ -45,6 +47,8 @@ const OWN: u32 = u32::MAX;
 pub(super) struct Dedup {
     chunks: ById<u32>,
     packs: Vec<KnownPack>,
+    /// Copies of chunks that do not count.
+    damage: Damage,
 }
 
 /// A pack of an earlier capture.
@@ -66,11 +70,19 @@ impl Dedup {
         marked: &HashSet<Id>,
         monitor: &dyn Monitor,
     ) -> Result<Self> {
-        let mut dedup = Self { chunks: ById::default(), packs: Vec::new() };
+        let damage = Damage::load(store)?;
+        let mut dedup = Self { chunks: ById::default(), packs: Vec::new(), damage };
         let mut indexed = HashSet::new();
         let mut wanted: Vec<Id> = Vec::new();
-        for (index, _) in parent.map(ImageRecord::pack_ids).transpose()?.unwrap_or_default() {
-            wanted.extend(index);
+        // What the parent uses, wherever prune has put it since.
+        let mut parents: HashSet<Id> = HashSet::new();
+        if let Some(parent) = parent {
+            let moved = Moved::load(store)?;
+            for (index, packs) in parent.pack_ids()? {
+                wanted.extend(index);
+                parents.extend(packs.iter().flat_map(|pack| moved.find(pack)));
+                parents.extend(packs);
+            }
         }
         let of_parent = wanted.len();
         let known: HashSet<Id> = wanted.iter().copied().collect();
@@ -88,6 +100,7 @@ impl Dedup {
                     Ok(Some(index)) => {
                         for pack in index.packs {
                             indexed.insert(pack.id);
+                            let first = first || parents.contains(&pack.id);
                             let room = first || dedup.chunks.len() + pack.entries.len() <= MOST;
                             if room && !marked.contains(&pack.id) {
                                 dedup.add(&pack, Some(index.id));
@@ -142,7 +155,7 @@ impl Dedup {
     fn add(&mut self, pack: &PackTable, index: Option<Id>) {
         let number = self.packs.len() as u32;
         self.chunks.reserve(pack.entries.len());
-        for entry in &pack.entries {
+        for entry in pack.entries.iter().filter(|entry| !self.damage.has(&pack.id, &entry.id)) {
             self.chunks.entry(entry.id).or_insert(number);
         }
         let table = index.is_none().then(|| pack.clone());
@@ -165,9 +178,13 @@ impl Dedup {
         }
     }
 
-    /// Claims the chunk if it is there; if not, nothing is changed and the caller may send it.
-    pub(super) fn claim_there(&mut self, id: &Id) -> bool {
-        self.chunks.contains_key(id) && self.claim(id)
+    /// True if the chunk is there, which is then relied upon.
+    pub(super) fn find(&mut self, id: &Id) -> bool {
+        let Some(number) = self.chunks.get(id) else { return false };
+        if let Some(pack) = self.packs.get_mut(*number as usize) {
+            pack.used = true;
+        }
+        true
     }
 
     /// The earlier pack that a chunk is taken from.

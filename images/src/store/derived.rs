@@ -3,7 +3,7 @@
 
 use super::Writer;
 use super::pack::Content;
-use crate::merkle::{self, Hash, Leaves};
+use crate::merkle::{self, Leaves};
 use crate::{BlockSource, Error, ErrorKind, LEAF, Monitor, Result};
 
 impl Writer {
@@ -38,9 +38,5 @@ impl Writer {
             self.send(Content::Leaf, &[(self.id(&hash), part)])?;
         }
         Ok(read_bytes)
-    }
-
-    fn has(&self, hash: &Hash) -> bool {
-        self.claim_there(&self.id(hash))
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::backend::checked;
 use super::location::{check_name, plain_time};
 use super::seal::Kind;
-use super::{Id, ImageName, MOST_METADATA, Store, document, parse_id};
+use super::{Id, ImageName, MOST_METADATA, Store, document, parse_id, policy};
 use crate::manifest::Manifest;
 use crate::merkle::Hash;
 use crate::{Error, ErrorKind, Result, ResultExt};
@@ -119,7 +119,7 @@ impl ImageRecord {
             .collect()
     }
 
-    fn check(&self, name: &str) -> Result<()> {
+    pub(super) fn check(&self, name: &str) -> Result<()> {
         check_head(&self.format, self.version, &self.features)?;
         check_name(&self.summary.machine).doing(|| format!("reading {name}"))?;
         let fits = self.trees.iter().zip(&self.manifest.disks).all(|(tree, disk)| tree.size == disk.size);
@@ -158,7 +158,7 @@ fn check_head(format: &str, version: u32, features: &[String]) -> Result<()> {
 }
 
 /// An image in a store's listing. The folder is the machine's name, but for an encrypted store.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageRef {
     /// Below `images/`.
     pub folder: String,
@@ -200,7 +200,10 @@ impl Store {
                 Ok(())
             })
             .doing(|| "listing images")?;
-        images.sort();
+        images.sort_by(|one, two| {
+            let by_time = || policy::order(&one.time).cmp(&policy::order(&two.time));
+            one.folder.cmp(&two.folder).then_with(by_time)
+        });
         images.dedup();
         Ok(images)
     }

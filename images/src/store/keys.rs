@@ -97,6 +97,14 @@ impl KeyInfo {
         format!("keys/{id}.json")
     }
 
+    /// All of it that needs no secret, for the fuzzer.
+    pub(super) fn check(&self) -> Result<String> {
+        let (salt, wrapped) = (unhex(&self.salt)?, unhex(&self.wrapped)?);
+        let file = Secret::KeyFile(Zeroizing::new(vec![7; LEAST_KEY_FILE]));
+        let opened = seal::unwrap(&*self.wrapping(&file)?, &context("store", &self.id), &wrapped);
+        Ok(format!("{} {} {:?} {salt:?} {opened:?}", self.id, self.created, self.argon2id))
+    }
+
     fn wrapping(&self, secret: &Secret) -> Result<Zeroizing<[u8; 32]>> {
         let salt = unhex(&self.salt)?;
         match secret {
@@ -171,6 +179,12 @@ pub(super) fn list(backend: &dyn Backend) -> Result<Vec<KeyInfo>> {
         }
     }
     Ok(keys)
+}
+
+/// Key objects that cannot be read.
+pub(super) fn unreadable(backend: &dyn Backend) -> Result<Vec<String>> {
+    let readable: Vec<String> = list(backend)?.iter().map(|key| KeyInfo::object(&key.id)).collect();
+    Ok(names(backend, "keys/")?.into_iter().filter(|name| !readable.contains(name)).collect())
 }
 
 /// The data key.

@@ -16,6 +16,7 @@ use super::backend::names;
 use super::clock::rfc3339;
 use super::document;
 use super::keys::{hex, random};
+use super::process;
 use super::seal::{Kind, Seal};
 use crate::{Error, ErrorKind, Result, ResultExt};
 
@@ -39,6 +40,12 @@ pub struct LeaseState {
     pub renewals: u64,
     /// Who has it, for people; empty in an encrypted store.
     pub holder: String,
+    /// True for a prune's: there is one at a time, and captures do not rely on it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub prune: bool,
+    /// The process that has it, as others on the same kernel can find out whether it still runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
 }
 
 impl LeaseState {
@@ -53,17 +60,30 @@ impl LeaseState {
             let Some(id) = name.strip_prefix("leases/").and_then(|name| name.strip_suffix(".json")) else {
                 continue;
             };
-            let Some(bytes) = store.backend().get(&name, 1 << 16)? else { continue };
-            let state = document::decode(&bytes, &Seal::none(), Kind::Key, &name).unwrap_or_else(|_| Self {
-                id: id.to_owned(),
-                taken: String::new(),
-                renewed: String::new(),
-                renewals: 0,
-                holder: "unreadable".into(),
-            });
-            leases.push(Self { id: id.to_owned(), ..state });
+            leases.extend(Self::read(store, id)?);
         }
         Ok(leases)
+    }
+
+    /// One lease; none where it has ended.
+    pub(super) fn read(store: &Store, id: &str) -> Result<Option<Self>> {
+        let name = Self::object(id);
+        let Some(bytes) = store.backend().get(&name, 1 << 16)? else { return Ok(None) };
+        let state = document::decode(&bytes, &Seal::none(), Kind::Key, &name).unwrap_or_else(|_| Self {
+            id: id.to_owned(),
+            taken: String::new(),
+            renewed: String::new(),
+            renewals: 0,
+            holder: "unreadable".into(),
+            prune: false,
+            process: None,
+        });
+        Ok(Some(Self { id: id.to_owned(), ..state }))
+    }
+
+    /// True if whoever has it cannot act on it any more, without watching it.
+    pub(super) fn is_surely_dead(&self) -> bool {
+        self.process.as_deref().is_some_and(process::is_gone)
     }
 
     /// Removes the lease of a capture that is dead.
@@ -120,19 +140,32 @@ impl Shared {
 
 fn lost() -> Error {
     Error::new(ErrorKind::Io, "keeping the lease").because(
-        "it could not be renewed for half an hour, or this machine slept: what was found in the store may be gone. Run the capture \
-         again; what has arrived is not sent again",
+        "it could not be renewed for half an hour, or this machine slept: what was found in the store may be gone. Run it again; what \
+         has arrived is not sent again",
     )
 }
 
 impl Lease {
     /// Takes a lease, durable before anything is asked of the store.
     pub fn take(store: &Store, holder: &str) -> Result<Self> {
+        Self::take_for(store, holder, false)
+    }
+
+    /// The same, for prune as well. That it is the only prune is for the caller to find out.
+    pub(super) fn take_for(store: &Store, holder: &str, prune: bool) -> Result<Self> {
         let mut id = [0; 16];
         random(&mut id)?;
         let time = rfc3339(store.clock().unix_seconds());
         let holder = if store.seal().is_sealed() { String::new() } else { holder.to_owned() };
-        let lease = LeaseState { id: hex(&id), taken: time.clone(), renewed: time, renewals: 0, holder };
+        let lease = LeaseState {
+            id: hex(&id),
+            taken: time.clone(),
+            renewed: time,
+            renewals: 0,
+            holder,
+            prune,
+            process: process::this(),
+        };
         let object = LeaseState::object(&lease.id);
         let renewed = store.clock().elapsed();
         let bytes = document::encode(&lease, &Seal::none(), Kind::Key, &object)?;

@@ -21,6 +21,10 @@ pub struct Mark {
     pub created: String,
     /// The packs, hex.
     pub packs: Vec<String>,
+    /// The leases that there were once the mark was there, by name; absent until they are known. When all of them have ended, no
+    /// capture relies on the packs any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leases: Option<Vec<String>>,
 }
 
 impl Mark {
@@ -36,11 +40,23 @@ impl Mark {
             id: hex(&id),
             created: rfc3339(store.clock().unix_seconds()),
             packs: packs.iter().map(crate::manifest::hex).collect(),
+            leases: None,
         };
-        let object = Self::object(&mark.id);
-        store.backend().put(&object, &document::encode(&mark, store.seal(), Kind::Mark, &object)?)?;
-        store.backend().barrier()?;
+        mark.put(store)?;
         Ok(mark)
+    }
+
+    fn put(&self, store: &Store) -> Result<()> {
+        let object = Self::object(&self.id);
+        store.backend().put(&object, &document::encode(self, store.seal(), Kind::Mark, &object)?)?;
+        store.backend().barrier()
+    }
+
+    /// Says which leases there were once the mark was there.
+    pub(super) fn waits_for(mut self, store: &Store, leases: Vec<String>) -> Result<Self> {
+        self.leases = Some(leases);
+        self.put(store)?;
+        Ok(self)
     }
 
     /// All marks. One that cannot be read is an error: nobody knows what it marks.
@@ -50,6 +66,22 @@ impl Mark {
             if let Some(bytes) = store.backend().get(&name, MOST_METADATA)? {
                 marks.push(document::decode(&bytes, store.seal(), Kind::Mark, &name)?);
             }
+        }
+        Ok(marks)
+    }
+
+    /// All marks, for a prune that is alone: one that cannot be read is of no use to anybody, and shown without packs.
+    pub(super) fn list_all(store: &Store) -> Result<Vec<Self>> {
+        let mut marks = Vec::new();
+        for name in names(store.backend(), "marks/")? {
+            let Some(id) = name.strip_prefix("marks/").and_then(|name| name.strip_suffix(".json")) else {
+                continue;
+            };
+            let Some(bytes) = store.backend().get(&name, MOST_METADATA)? else { continue };
+            let empty = Self { id: String::new(), created: String::new(), packs: Vec::new(), leases: None };
+            let mark = document::decode(&bytes, store.seal(), Kind::Mark, &name).unwrap_or(empty);
+            // By the name that it is removed by.
+            marks.push(Self { id: id.to_owned(), ..mark });
         }
         Ok(marks)
     }

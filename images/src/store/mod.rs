@@ -17,33 +17,47 @@
 
 mod ahead;
 pub mod backend;
+mod catalog;
+mod check;
 mod clock;
 mod config;
+mod damage;
+mod decode;
 mod dedup;
 mod derived;
 mod document;
 mod encode;
+mod ids;
 mod image;
 mod index;
 mod keys;
 mod leases;
 mod location;
 mod marks;
+mod moved;
 mod pack;
 mod page;
+mod policy;
 mod pool;
+mod process;
+mod prune;
 mod reader;
 mod seal;
 mod sending;
 mod sink;
 mod source;
+mod transfer;
+mod usage;
+mod walk;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
+pub use check::{CheckOptions, CheckReport, Finding, HurtDisk, HurtImage};
 pub use clock::{Clock, SystemClock};
 pub use config::{Config, InitOptions, Store};
+pub use decode::{DocumentKind, decode_document};
 pub use image::{Added, DiskTree, ImageRecord, ImageRef, IndexedPacks, Summary};
 pub use index::{IndexObject, decode_index};
 pub use keys::{KeyInfo, Secret};
@@ -51,10 +65,14 @@ pub use leases::{DEAD, LOST, Lease, LeaseState};
 pub use location::{ImageName, Location};
 pub use marks::Mark;
 pub use pack::{Codec, Content, Entry, PackTable, decode_pack};
-pub use page::{Node, decode_tree};
+pub use page::{Node, decode_tree, encode_tree};
+pub use policy::{Decision, Policy};
+pub use prune::{PruneOptions, PruneReport};
 pub use reader::{StoredDisk, StoredImage};
 pub use sink::StoreSink;
 pub use source::StoreSource;
+pub use transfer::CopyReport;
+pub use usage::Usage;
 pub use writer::{Since, Writer, WriterOptions};
 
 use crate::merkle::Hash;

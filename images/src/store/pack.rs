@@ -131,12 +131,22 @@ impl PackTable {
         self.entries.iter().map(|entry| u64::from(entry.stored)).sum()
     }
 
-    /// The bytes that stand before the first chunk.
-    pub(super) fn header(sealed: bool) -> [u8; HEADER] {
+    /// Bytes of the whole pack.
+    pub(super) fn pack_bytes(&self, seal: &Seal) -> u64 {
+        let table = self.entries.len() as u64 * ENTRY as u64 + seal.overhead();
+        HEADER as u64 + self.stored_bytes() + table + FOOTER as u64
+    }
+
+    /// The bytes that stand before the first chunk. Random ones are among them, so that no two packs ever have one name: what
+    /// prune has decided to remove can never be what a capture has just written, of the same chunks.
+    pub(super) fn header(sealed: bool) -> Result<[u8; HEADER]> {
+        let mut salt = [0; 4];
+        super::keys::random(&mut salt)?;
         let mut header = [0; HEADER];
-        let fields = MAGIC.iter().copied().chain(config::VERSION.to_le_bytes()).chain([u8::from(sealed), 0]);
+        let fields = MAGIC.iter().copied().chain(config::VERSION.to_le_bytes());
+        let fields = fields.chain([u8::from(sealed), 0]).chain(salt);
         header.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
-        header
+        Ok(header)
     }
 
     /// Appends table and footer to a pack that holds its header and its chunks; answers its name.

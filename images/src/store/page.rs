@@ -286,6 +286,73 @@ fn read_page(bytes: &[u8], from: u64, to: u64, found: &mut Found) -> Result<()> 
     Ok(())
 }
 
+/// What a page or node names, by its place in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Below {
+    /// Pages and nodes: number of the first among the children, how many that are the same, hash.
+    pub(super) children: Vec<(u64, u64, Hash)>,
+    /// The same for leaves that are not zeros.
+    pub(super) leaves: Vec<(u64, u64, Hash)>,
+}
+
+/// Takes a page (level 0) or node apart, wherever on a disk it is.
+pub(super) fn below(bytes: &[u8], level: u8) -> Result<Below> {
+    let mut below = Below::default();
+    if level == 0 {
+        below.leaves = page_leaves(bytes)?;
+        return Ok(below);
+    }
+    let mut at = 0;
+    for (count, node) in children(bytes, level)? {
+        if let Node::Child(hash) = node {
+            below.children.push((at, count, hash));
+        }
+        at += count;
+    }
+    Ok(below)
+}
+
+fn page_leaves(bytes: &[u8]) -> Result<Vec<(u64, u64, Hash)>> {
+    let (first, mut rest) = bytes.split_first().ok_or_else(|| broken("a page is empty"))?;
+    if *first != 0 {
+        return Err(broken("a page is of another level"));
+    }
+    let mut len = 0u64;
+    for _ in 0..number(&mut rest)? {
+        len = len.saturating_add(number(&mut rest)? >> 2);
+    }
+    if len > FAN * LEAF {
+        return Err(broken("an extent leaves its page"));
+    }
+    let (mut leaves, mut at, last) = (Vec::new(), 0, len.div_ceil(LEAF));
+    for _ in 0..number(&mut rest)? {
+        let count = number(&mut rest)?;
+        if count == 0 || count > last - at {
+            return Err(broken("leaves leave their page"));
+        }
+        let hash = hash(&mut rest)?;
+        let bytes = ((at + count) * LEAF).min(len) - at * LEAF;
+        if hash != merkle::zero_leaf(bytes.min(LEAF)) {
+            leaves.push((at, count, hash));
+        }
+        at += count;
+    }
+    if at != last || !rest.is_empty() {
+        return Err(broken("a page does not fill its range"));
+    }
+    Ok(leaves)
+}
+
+/// Bytes of disk that a page (level 0) or node covers.
+pub(super) fn covers(level: u8) -> u64 {
+    span(level).saturating_mul(FAN)
+}
+
+/// Bytes of disk between the beginnings of two of its leaves or children.
+pub(super) fn step(level: u8) -> u64 {
+    span(level)
+}
+
 fn hash(rest: &mut &[u8]) -> Result<Id> {
     let mut hash = [0; 32];
     rest.read_exact(&mut hash).map_err(|_| broken("it ends too soon"))?;
@@ -303,6 +370,17 @@ fn number(rest: &mut &[u8]) -> Result<u64> {
         }
     }
     Err(broken("a number is too large"))
+}
+
+/// Root and page of a disk of at most 64 MiB, and its size, for the fuzzer's seeds.
+pub fn encode_tree(extents: &ExtentMap, leaves: &Leaves) -> (Vec<u8>, Vec<u8>, u64) {
+    let size = extents.size();
+    let mut page_bytes = Vec::new();
+    let root = node(extents, leaves, 1, 0, &mut |_, bytes| {
+        page_bytes = bytes;
+        Ok(())
+    });
+    (root.unwrap_or_default(), page_bytes, size)
 }
 
 /// Trees as bytes, for the fuzzer: `node` is the root of a disk of `size`, whose pages are all `page`.
@@ -363,6 +441,41 @@ mod tests {
             let pages = round(&extents, &Leaves::from_pairs(size, pairs).unwrap());
             assert!(pages.len() < 30, "{} pages for {size}", pages.len());
         }
+    }
+
+    #[test]
+    fn what_pages_name_is_what_the_tree_has() {
+        let size = (18 << 30) + 70_000;
+        let extents =
+            ExtentMap::from_data(size, &mut RangeSet::of(size / 2 & !(LEAF - 1)..size), State::Hole);
+        let count = size.div_ceil(LEAF);
+        let mut pairs: Vec<(u64, Hash)> = (count / 2..count - 1)
+            .map(|leaf| (leaf, *blake3::hash(&leaf.to_le_bytes()).as_bytes()))
+            .collect();
+        // Zeros within data, the short last leaf among them.
+        pairs.retain(|(leaf, _)| leaf % 5 != 0);
+        let leaves = Leaves::from_pairs(size, pairs.clone()).unwrap();
+        let mut pages = HashMap::new();
+        let root = write(&extents, &leaves, &mut |name, bytes| {
+            pages.insert(name, bytes);
+            Ok(())
+        })
+        .unwrap();
+        let (mut found, mut waiting, mut seen) = (Vec::new(), vec![(root, root_level(size), 0)], 0);
+        while let Some((name, level, start)) = waiting.pop() {
+            seen += 1;
+            assert!(start + covers(level) > start);
+            let below = below(&pages[&name], level).unwrap();
+            for (first, count, child) in below.children {
+                waiting.extend((first..first + count).map(|at| (child, level - 1, start + at * step(level))));
+            }
+            for (first, count, hash) in below.leaves {
+                found.extend((first..first + count).map(|at| ((start + at * step(0)) / LEAF, hash)));
+            }
+        }
+        found.sort();
+        assert_eq!(found, pairs);
+        assert_eq!(seen, pages.len());
     }
 
     #[test]

@@ -2,14 +2,17 @@
 //! An image of a store, opened: its disks as block sources.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::backend::{checked, names};
+use super::backend::checked;
+use super::catalog::{Catalog, id_of};
+use super::damage::Damage;
 use super::dedup::ById;
 use super::encode::decode;
 use super::image::ImageRef;
 use super::index::IndexObject;
-use super::pack::{Entry, PackTable};
+use super::moved::Moved;
+use super::pack::{Content, Entry, PackTable};
 use super::pool::{IN_FLIGHT, parallel};
 use super::{Id, ImageName, ImageRecord, Store, StoreSource, page};
 use crate::manifest::hex;
@@ -52,6 +55,18 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// None where the pack is larger than any that is written.
+    pub(super) fn of(pack: u32, at: u64, entry: &Entry) -> Option<Self> {
+        let at = u32::try_from(at).ok()?;
+        let Entry { stored, raw, codec, content, .. } = *entry;
+        Some(Self { pack, at, stored, raw, codec, content })
+    }
+
+    /// The first byte behind it.
+    pub(super) fn end(&self) -> u64 {
+        u64::from(self.at) + u64::from(self.stored)
+    }
+
     pub(super) fn entry(&self, id: Id) -> Entry {
         Entry { id, stored: self.stored, raw: self.raw, codec: self.codec, content: self.content }
     }
@@ -63,25 +78,35 @@ pub(super) struct Places {
     chunks: ById<Place>,
     /// Their objects' names.
     packs: Vec<String>,
-    known: HashSet<Id>,
+    numbers: ById<u32>,
+    damage: Damage,
     warnings: Vec<String>,
-    /// True once everything that the store has was asked.
-    complete: bool,
+    /// Copies elsewhere of what this image needs, once one was looked for.
+    copies: Mutex<Option<Copies>>,
+}
+
+/// All places of an image's chunks in a whole store.
+struct Copies {
+    chunks: ById<Vec<Place>>,
+    /// The packs' objects.
+    packs: Vec<String>,
 }
 
 impl Places {
-    fn new(store: &Store) -> Self {
-        Self {
+    fn new(store: &Store) -> Result<Self> {
+        Ok(Self {
             store: store.clone(),
             chunks: ById::default(),
             packs: Vec::new(),
-            known: HashSet::new(),
+            numbers: ById::default(),
+            damage: Damage::load(store)?,
             warnings: Vec::new(),
-            complete: false,
-        }
+            copies: Mutex::default(),
+        })
     }
 
-    /// The packs that the image's object names, by the index objects that it names.
+    /// The packs that the image's object names, by the index objects that it names; where prune has moved what they held, the
+    /// packs in their place.
     fn load(&mut self, record: &ImageRecord) -> Result<()> {
         let mut alone: Vec<Id> = Vec::new();
         for lists in record.pack_ids()?.chunks(IN_FLIGHT) {
@@ -102,75 +127,78 @@ impl Places {
                     Some(Err(error)) => self.warnings.push(error.chain()),
                     _ => {}
                 }
-                alone.extend(packs.iter().filter(|pack| !self.known.contains(*pack)));
+                alone.extend(packs.iter().filter(|pack| !self.numbers.contains_key(*pack)));
             }
         }
-        self.read_tables(&alone)
-    }
-
-    fn read_tables(&mut self, packs: &[Id]) -> Result<()> {
-        for packs in packs.chunks(IN_FLIGHT) {
-            let store = &self.store;
-            let tables =
-                parallel(packs, IN_FLIGHT, |id| Ok(PackTable::read(store.backend(), store.seal(), id)))?;
-            for table in tables {
-                match table {
-                    Ok(Some(table)) => self.add(&table),
-                    // Repacked since; whether a chunk is missing is seen when it is asked for.
-                    Ok(None) => {}
-                    Err(error) => self.warnings.push(error.chain()),
-                }
-            }
+        let gone = self.read_tables(&alone)?;
+        if !gone.is_empty() {
+            let moved = Moved::load(&self.store)?;
+            let mut instead: Vec<Id> = gone.iter().flat_map(|pack| moved.find(pack)).collect();
+            instead.sort();
+            instead.dedup();
+            instead.retain(|pack| !self.numbers.contains_key(pack));
+            self.read_tables(&instead)?;
         }
         Ok(())
     }
 
-    /// Everything else that the store has, for chunks that are no longer where the image's object says.
-    fn load_all(&mut self) -> Result<()> {
-        if std::mem::replace(&mut self.complete, true) {
-            return Ok(());
-        }
-        for name in names(self.store.backend(), "index/")? {
-            let Some(id) = IndexObject::id_of(&name) else { continue };
-            match IndexObject::read(self.store.backend(), self.store.seal(), &id) {
-                Ok(Some(index)) => index.packs.iter().for_each(|pack| self.add(pack)),
-                Ok(None) => {}
-                Err(error) => self.warnings.push(error.chain()),
+    /// Answers the packs that are not there.
+    fn read_tables(&mut self, packs: &[Id]) -> Result<Vec<Id>> {
+        let mut gone = Vec::new();
+        for packs in packs.chunks(IN_FLIGHT) {
+            let store = &self.store;
+            let tables =
+                parallel(packs, IN_FLIGHT, |id| Ok(PackTable::read(store.backend(), store.seal(), id)))?;
+            for (id, table) in packs.iter().zip(tables) {
+                match table {
+                    Ok(Some(table)) => self.add(&table),
+                    Ok(None) => gone.push(*id),
+                    Err(error) => self.warnings.push(error.chain()),
+                }
             }
         }
-        let listed = names(self.store.backend(), "packs/")?;
-        let there: HashSet<Id> = listed.iter().filter_map(|name| PackTable::id_of(name)).collect();
+        Ok(gone)
+    }
+
+    /// Asks all of the store for chunks that are not where the image's object says. Only what is `wanted` is kept.
+    fn ask_all(&mut self, wanted: &dyn Fn(&Entry) -> bool) -> Result<()> {
+        let catalog = Catalog::load(&self.store)?;
         // An index may list packs that prune has removed.
-        let gone: Vec<bool> = self
-            .packs
-            .iter()
-            .map(|name| PackTable::id_of(name).is_none_or(|id| !there.contains(&id)))
-            .collect();
+        let gone = |name: &String| PackTable::id_of(name).is_none_or(|id| catalog.number(&id).is_none());
+        let gone: Vec<bool> = self.packs.iter().map(gone).collect();
         self.chunks.retain(|_, place| !gone.get(place.pack as usize).copied().unwrap_or(true));
-        let indexed = std::mem::take(&mut self.known);
-        let mut again: Vec<Id> = there.iter().filter(|id| !indexed.contains(*id)).copied().collect();
-        again.sort();
-        self.read_tables(&again)
+        catalog.tables(&mut |number, table| {
+            for (at, entry) in catalog.good(number, table).filter(|(_, entry)| wanted(entry)) {
+                let pack = self.pack_number(&table.id);
+                if let Some(place) = Place::of(pack, at, entry) {
+                    self.chunks.entry(entry.id).or_insert(place);
+                }
+            }
+            Ok(())
+        })?;
+        let damaged = catalog.oddities.into_iter().filter(|oddity| oddity.damage);
+        self.warnings.extend(damaged.map(|oddity| format!("{}: {}", oddity.object, oddity.what)));
+        Ok(())
+    }
+
+    fn pack_number(&mut self, id: &Id) -> u32 {
+        *self.numbers.entry(*id).or_insert_with(|| {
+            self.packs.push(PackTable::object(id));
+            self.packs.len() as u32 - 1
+        })
     }
 
     fn add(&mut self, pack: &PackTable) {
-        if !self.known.insert(pack.id) {
+        if self.numbers.contains_key(&pack.id) {
             return;
         }
-        let number = self.packs.len() as u32;
-        self.packs.push(PackTable::object(&pack.id));
+        let number = self.pack_number(&pack.id);
         self.chunks.reserve(pack.entries.len());
         for (at, entry) in pack.places() {
-            let Ok(at) = u32::try_from(at) else { break };
-            let place = Place {
-                pack: number,
-                at,
-                stored: entry.stored,
-                raw: entry.raw,
-                codec: entry.codec,
-                content: entry.content,
-            };
-            self.chunks.entry(entry.id).or_insert(place);
+            let Some(place) = Place::of(number, at, entry) else { break };
+            if !self.damage.has(&pack.id, &entry.id) {
+                self.chunks.entry(entry.id).or_insert(place);
+            }
         }
     }
 
@@ -190,11 +218,66 @@ impl Places {
         self.packs.get(pack as usize).map_or("", String::as_str)
     }
 
+    /// The chunk from another pack than `failed`, where its place was damaged, or removed since this image was opened: prune has
+    /// then put it elsewhere. `out` is filled.
+    pub(super) fn from_elsewhere(&self, id: &Id, failed: &str, out: &mut [u8]) -> Result<bool> {
+        let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was found for an earlier chunk may have been moved again.
+        for known in [copies.is_some(), false] {
+            if !known {
+                *copies = Some(self.find_copies()?);
+            }
+            let Some(found) = &*copies else { continue };
+            for place in found.chunks.get(id).map(Vec::as_slice).unwrap_or_default() {
+                let pack = found.packs.get(place.pack as usize).map_or("", String::as_str);
+                let entry = place.entry(*id);
+                if pack == failed || entry.raw as usize != out.len() {
+                    continue;
+                }
+                let mut stored = vec![0; entry.stored as usize];
+                let read = self.store.backend().read(pack, &mut stored, place.at.into());
+                if read.is_ok()
+                    && decode(self.store.seal(), &entry, &stored, out).is_ok()
+                    && id_of(&self.store, entry.content, out) == *id
+                {
+                    return Ok(true);
+                }
+            }
+            if !known {
+                break;
+            }
+            let moved =
+                |place: &Place| found.packs.get(place.pack as usize).is_none_or(|pack| !self.is_there(pack));
+            if !found.chunks.get(id).is_some_and(|places| places.iter().any(moved)) {
+                break;
+            }
+        }
+        Ok(false)
+    }
+
+    fn is_there(&self, pack: &str) -> bool {
+        self.store.backend().tail(pack, 16).is_ok_and(|found| found.is_some())
+    }
+
+    fn find_copies(&self) -> Result<Copies> {
+        let catalog = Catalog::load(&self.store)?;
+        let mut chunks: ById<Vec<Place>> = ById::default();
+        catalog.tables(&mut |number, table| {
+            for (at, entry) in catalog.good(number, table) {
+                if self.chunks.contains_key(&entry.id) {
+                    chunks.entry(entry.id).or_default().extend(Place::of(number, at, entry));
+                }
+            }
+            Ok(())
+        })?;
+        Ok(Copies { chunks, packs: catalog.packs.iter().map(|pack| PackTable::object(&pack.id)).collect() })
+    }
+
     /// A page or node by the hash of its bytes.
     fn page(&mut self, hash: &Hash) -> Result<Vec<u8>> {
         let id = self.store.seal().id(hash);
         if !self.chunks.contains_key(&id) {
-            self.load_all()?;
+            self.ask_all(&|entry| entry.content == Content::Page)?;
         }
         let missing = || {
             Error::new(ErrorKind::Mismatch, format!("looking for the page {}", hex(hash)))
@@ -202,17 +285,33 @@ impl Places {
         };
         let place = *self.chunks.get(&id).ok_or_else(missing)?;
         let pack = self.pack(&place).to_owned();
-        let doing = || format!("reading a page from {pack} at {:#x}", place.at);
-        checked(|| {
-            let mut stored = vec![0; place.stored as usize];
-            self.store.backend().read(&pack, &mut stored, place.at.into()).doing(doing)?;
+        let read = checked(|| {
             let mut bytes = vec![0; place.raw as usize];
-            decode(self.store.seal(), &place.entry(id), &stored, &mut bytes).doing(doing)?;
-            if page::name(&bytes) != *hash {
-                return Err(Error::new(ErrorKind::Mismatch, doing()).because("its hash is another one"));
+            self.read_page(hash, &place, &pack, &mut bytes).map(|()| bytes)
+        });
+        match read.doing(|| format!("reading a page from {pack} at {:#x}", place.at)) {
+            Ok(bytes) => Ok(bytes),
+            Err(error) => {
+                let mut bytes = vec![0; place.raw as usize];
+                if !self.from_elsewhere(&id, &pack, &mut bytes)? {
+                    return Err(error);
+                }
+                self.warnings.push(format!("{}; another pack has it", error.chain()));
+                Ok(bytes)
             }
-            Ok(bytes)
-        })
+        }
+    }
+
+    fn read_page(&self, hash: &Hash, place: &Place, pack: &str, bytes: &mut [u8]) -> Result<()> {
+        let mut stored = vec![0; place.stored as usize];
+        self.store.backend().read(pack, &mut stored, place.at.into())?;
+        decode(self.store.seal(), &place.entry(self.store.seal().id(hash)), &stored, bytes)?;
+        if page::name(bytes) != *hash {
+            return Err(
+                Error::new(ErrorKind::Mismatch, "comparing a page").because("its hash is another one")
+            );
+        }
+        Ok(())
     }
 }
 
@@ -226,7 +325,7 @@ impl Store {
     /// The same by its place in the listing.
     pub fn open_ref(&self, image: &ImageRef) -> Result<StoredImage> {
         let record = self.record(image)?;
-        let mut places = Places::new(self);
+        let mut places = Places::new(self)?;
         places.load(&record)?;
         let mut maps = Vec::new();
         for (index, tree) in record.trees.iter().enumerate() {
@@ -241,15 +340,18 @@ impl Store {
             }
             maps.push((extents, leaves));
         }
-        let missing = maps.iter().any(|(_, leaves)| {
-            leaves.runs().any(|(first, count, hash)| {
+        let mut missing: HashSet<Id> = HashSet::new();
+        for (_, leaves) in &maps {
+            for (first, count, hash) in leaves.runs() {
                 let bytes = ((first + count) * crate::LEAF).min(leaves.size()) - first * crate::LEAF;
-                let zero = hash == merkle::zero_leaf(bytes.min(crate::LEAF));
-                !zero && places.place(&self.seal().id(&hash)).is_none()
-            })
-        });
-        if missing {
-            places.load_all()?;
+                let id = self.seal().id(&hash);
+                if hash != merkle::zero_leaf(bytes.min(crate::LEAF)) && places.place(&id).is_none() {
+                    missing.insert(id);
+                }
+            }
+        }
+        if !missing.is_empty() {
+            places.ask_all(&|entry| missing.contains(&entry.id))?;
         }
         let warnings = std::mem::take(&mut places.warnings);
         let places = Arc::new(places);

@@ -75,6 +75,11 @@ impl Seal {
         self.keys.is_some()
     }
 
+    /// Bytes that sealing adds.
+    pub(super) fn overhead(&self) -> u64 {
+        if self.is_sealed() { (NONCE + TAG) as u64 } else { 0 }
+    }
+
     /// A chunk's name: of equal content an equal one, which tells nothing of the content to those without the key.
     /// `hash` is the leaf's, so that nothing is hashed twice.
     pub(super) fn id(&self, hash: &Hash) -> Id {

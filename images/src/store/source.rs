@@ -131,23 +131,29 @@ impl StoreSource {
         let pack = self.places().pack(&first.place).to_owned();
         let store = self.places().store();
         let mut bytes = vec![0; (range.end - range.start) as usize];
-        store.backend().read(&pack, &mut bytes, range.start)?;
+        let read = store.backend().read(&pack, &mut bytes, range.start);
         for want in wants {
             let from = (u64::from(want.place.at) - range.start) as usize;
             let stored = bytes.get(from..from + want.place.stored as usize).unwrap_or_default();
-            if self.unpack(want, stored).is_ok() {
-                continue;
+            if read.is_err() || self.unpack(want, stored).is_err() {
+                self.fetch_again(want, &pack)?;
             }
-            // What came over a network may have been damaged on its way: once more, alone.
-            let mut again = vec![0; want.place.stored as usize];
-            store.backend().read(&pack, &mut again, want.place.at.into())?;
-            let name = hex(&store.seal().id(&want.hash));
-            self.unpack(want, &again).map_err(|error| {
-                let doing = format!("reading the chunk {name} from {pack}");
-                Error::new(error.kind(), doing).at(want.index * LEAF).source(error)
-            })?;
         }
         Ok(())
+    }
+
+    /// What came over a network may have been damaged on its way: once more, alone. Then from another pack, if one has it.
+    fn fetch_again(&self, want: &mut Want<'_>, pack: &str) -> Result<()> {
+        let store = self.places().store();
+        let id = store.seal().id(&want.hash);
+        let mut stored = vec![0; want.place.stored as usize];
+        let read = store.backend().read(pack, &mut stored, want.place.at.into());
+        let Err(error) = read.and_then(|()| self.unpack(want, &stored)) else { return Ok(()) };
+        if self.places().from_elsewhere(&id, pack, want.out)? {
+            return Ok(());
+        }
+        let doing = format!("reading the chunk {} from {pack}", hex(&id));
+        Err(Error::new(error.kind(), doing).at(want.index * LEAF).source(error))
     }
 }
 

@@ -112,7 +112,7 @@ impl Writer {
                 }
             },
         };
-        let others = LeaseState::list(store)?.iter().any(|other| other.id != lease.id());
+        let others = LeaseState::list(store)?.iter().any(|other| other.id != lease.id() && !other.prune);
         let dedup = Dedup::load(store, record.as_ref(), others, &marked, monitor)
             .doing(|| "asking the store what is there")?;
         Ok(Self {
@@ -150,13 +150,13 @@ impl Writer {
         &self.lease
     }
 
-    pub(super) fn id(&self, hash: &Hash) -> Id {
-        self.store.seal().id(hash)
+    /// True if a leaf is in the store already; this capture then relies on it.
+    pub(super) fn has(&self, hash: &Hash) -> bool {
+        lock(&self.dedup).find(&self.id(hash))
     }
 
-    /// Relies on a chunk if the store has it.
-    pub(super) fn claim_there(&self, id: &Id) -> bool {
-        lock(&self.dedup).claim_there(id)
+    pub(super) fn id(&self, hash: &Hash) -> Id {
+        self.store.seal().id(hash)
     }
 
     /// Stores those of `chunks` that are not there, in this thread.
@@ -189,11 +189,11 @@ impl Writer {
         let full = {
             let mut filling = lock(&self.filling);
             let sealed = self.store.seal().is_sealed();
-            let pack = filling.pack.get_or_insert_with(|| {
-                let mut pack = self.sending.buffer(PACK + (2 << 20));
-                pack.extend_from_slice(&PackTable::header(sealed));
-                pack
-            });
+            if filling.pack.is_none() {
+                let header = PackTable::header(sealed)?;
+                filling.pack.insert(self.sending.buffer(PACK + (2 << 20))).extend_from_slice(&header);
+            }
+            let pack = filling.pack.get_or_insert_default();
             pack.extend_from_slice(bytes);
             let full = pack.len() >= PACK;
             filling.entries.extend_from_slice(entries);

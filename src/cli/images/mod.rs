@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `unmoor images`: stores and what is in them. One file a command.
 
+mod copy;
 mod diff;
 mod export;
 mod import;
@@ -8,12 +9,17 @@ mod init;
 mod keys;
 mod list;
 mod mount;
+mod prune;
+mod remove;
 mod show;
+mod verify;
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
 use unmoor_images::Result;
+use unmoor_images::store::{ImageRef, Location, Store};
 
+use super::store::StoreOptions;
 use crate::output::{Outcome, Terminal};
 
 const EXAMPLES: &str = "\
@@ -44,6 +50,11 @@ enum Command {
     Import(import::Import),
     Diff(diff::Diff),
     Mount(mount::Mount),
+    Verify(verify::Verify),
+    Remove(remove::Remove),
+    Prune(prune::Prune),
+    Copy(copy::Copy),
+    Rekey(copy::Rekey),
     Key(keys::Key),
 }
 
@@ -62,9 +73,30 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
         Command::Init(init) => init.run(terminal)?,
         Command::List(list) => list.run(terminal)?,
         Command::Show(show) => show.run(terminal)?,
+        Command::Verify(verify) => verify.run(terminal)?,
+        Command::Remove(remove) => remove.run(terminal)?,
+        Command::Prune(prune) => prune.run(terminal)?,
+        Command::Copy(copy) => copy.run(terminal)?,
+        Command::Rekey(rekey) => rekey.run(terminal)?,
         Command::Key(key) => key.run(terminal)?,
     }
     Ok(Outcome::Done)
+}
+
+/// A store that is open, and the images in it that `text` names: none where it names all of the store.
+fn chosen(text: &str, options: &StoreOptions) -> Result<(Store, Option<Vec<ImageRef>>)> {
+    // A machine's name looks like the last part of a store's path: what is a store, is meant as one.
+    let whole = Location::parse(text);
+    if let Ok(whole) = &whole
+        && Store::is_at(whole)?
+    {
+        return Ok((options.open(whole)?, None));
+    }
+    let (location, name) = Location::parse_image(text).or_else(|error| whole.and(Err(error)))?;
+    let store = options.open(&location)?;
+    let one = store.find(&name)?;
+    let images = if name.time.is_some() { vec![one] } else { store.images_of(&name.machine)? };
+    Ok((store, Some(images)))
 }
 
 /// One document, or lines.

@@ -57,6 +57,11 @@ pub trait Backend: Send + Sync {
     /// All objects whose names begin with `prefix`, which ends in a slash or is empty, in no particular order.
     fn list(&self, prefix: &str, each: &mut dyn FnMut(Listed) -> Result<()>) -> Result<()>;
 
+    /// How long after a put or a delete a listing may not show it yet. Prune waits so long where it matters.
+    fn listing_lag(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
+
     /// True where a read costs a trip over a network, so that larger and fewer ones pay.
     fn is_remote(&self) -> bool {
         false

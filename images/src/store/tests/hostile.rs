@@ -22,7 +22,7 @@ fn entries() -> Vec<Entry> {
 }
 
 fn pack() -> (PackTable, Vec<u8>) {
-    let mut bytes = PackTable::header(false).to_vec();
+    let mut bytes = PackTable::header(false).unwrap().to_vec();
     entries().iter().for_each(|entry| bytes.extend(vec![0x55; entry.stored as usize]));
     let table = PackTable::close(entries(), &Seal::none(), &mut bytes).unwrap();
     (table, bytes)

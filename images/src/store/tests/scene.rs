@@ -9,7 +9,7 @@ use crate::adapt::Memory;
 use crate::copy::{self, copy};
 use crate::formats::{Compression, Format};
 use crate::manifest::{Consistency, DiskRecord, Manifest, MapRecord, hex};
-use crate::monitor::{Phase, Silent};
+use crate::monitor::{Event, Monitor, Phase, Silent};
 use crate::partition;
 use crate::store::backend::Directory;
 use crate::store::{
@@ -36,6 +36,9 @@ impl Clock for TestClock {
     }
     fn elapsed(&self) -> Duration {
         self.0.lock().unwrap().1
+    }
+    fn sleep(&self, time: Duration) {
+        self.advance(time);
     }
 }
 
@@ -144,6 +147,55 @@ pub(super) fn capture(
     writer.commit(copied.manifest, &maps, copied.report.read_bytes)
 }
 
+/// A store that others write as well, as another machine with another clock has it.
+pub(super) fn again(folder: &Path, secret: Option<&Secret>) -> (Store, Arc<TestClock>) {
+    let clock = Arc::new(TestClock::default());
+    (Store::open_on(Box::new(Directory::open(folder)), secret, clock.clone()).unwrap(), clock)
+}
+
+/// A capture whose machine says that it is that time.
+pub(super) fn capture_at(
+    store: &Store,
+    machine: &str,
+    bytes: &[u8],
+    extents: &ExtentMap,
+    created: &str,
+) -> ImageRef {
+    let writer = Writer::begin(store, machine, &options(), &Silent).unwrap();
+    let mut copied = send(&writer, bytes, extents).unwrap();
+    copied.manifest.created = created.to_owned();
+    let maps = [(&copied.report.extents, &copied.report.leaves)];
+    writer.commit(copied.manifest, &maps, copied.report.read_bytes).unwrap().0
+}
+
+/// Runs something once, when prune says that it waits.
+pub(super) struct Meanwhile<'a> {
+    once: Mutex<Option<Box<dyn FnOnce() + Send + 'a>>>,
+    pub(super) notes: Mutex<Vec<String>>,
+}
+
+impl<'a> Meanwhile<'a> {
+    pub(super) fn new(once: impl FnOnce() + Send + 'a) -> Self {
+        Self { once: Mutex::new(Some(Box::new(once))), notes: Mutex::default() }
+    }
+    pub(super) fn happened(&self) -> bool {
+        self.once.lock().unwrap().is_none()
+    }
+}
+
+impl Monitor for Meanwhile<'_> {
+    fn event(&self, event: Event) {
+        if let Event::Note(text) = event {
+            let waits = text.contains("waiting for");
+            self.notes.lock().unwrap().push(text);
+            let once = if waits { self.once.lock().unwrap().take() } else { None };
+            if let Some(once) = once {
+                once();
+            }
+        }
+    }
+}
+
 /// The whole disk of an image, read in odd pieces and in one, and its map.
 pub(super) fn read_back(store: &Store, name: &str) -> (Vec<u8>, ExtentMap) {
     let image = store.open_image(&ImageName::parse(name).unwrap()).unwrap();
@@ -163,6 +215,23 @@ pub(super) fn read_back(store: &Store, name: &str) -> (Vec<u8>, ExtentMap) {
     }
     assert!(whole == pieces);
     (whole, disk.extents.clone())
+}
+
+/// A disk that shares little with `one`: most of its leaves that do not shrink are others.
+pub(super) fn mostly_other(one: &[u8]) -> Vec<u8> {
+    let mut two = one.to_vec();
+    two[20 * LEAF as usize..28 * LEAF as usize].copy_from_slice(&noise(8 * LEAF as usize, 5));
+    two[40 * LEAF as usize..57 * LEAF as usize].copy_from_slice(&noise(17 * LEAF as usize, 6));
+    two
+}
+
+/// A store as it is, elsewhere.
+pub(super) fn copy_folder(from: &Path, to: &Path) {
+    for (name, _) in files(from) {
+        let path = to.join(&name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::copy(from.join(&name), path).unwrap();
+    }
 }
 
 /// All files of a store with their lengths, but for leases.
