@@ -60,7 +60,7 @@ pub fn import(request: &ImportRequest, monitor: &dyn Monitor) -> Result<Report> 
     let named = |path: &Path| path.to_string_lossy().ends_with(".unmoor.json");
     if let [path] = request.sources.as_slice() {
         if clonezilla::is_one(path) {
-            return saved(request, clonezilla::open(path)?, path, monitor);
+            return saved(request, &clonezilla::open(path)?, path, monitor);
         }
         if path.is_dir() {
             let because =
@@ -69,8 +69,8 @@ pub fn import(request: &ImportRequest, monitor: &dyn Monitor) -> Result<Report> 
         }
         if named(path) {
             let manifest = Manifest::read(path)?;
-            let all = (0..manifest.disks.len()).collect();
-            return recorded(request, manifest, all, path.parent().unwrap_or(Path::new("")), monitor);
+            let all: Vec<usize> = (0..manifest.disks.len()).collect();
+            return recorded(request, manifest, &all, path.parent().unwrap_or(Path::new("")), monitor);
         }
     }
     let partclone: Vec<bool> = request.sources.iter().map(|path| clonezilla::is_partition(path)).collect();
@@ -79,7 +79,7 @@ pub fn import(request: &ImportRequest, monitor: &dyn Monitor) -> Result<Report> 
             let because = "an image of partclone is one partition, and becomes an image of its own";
             return Err(usage("importing several images", because));
         };
-        return saved(request, vec![clonezilla::partition(path)?], path, monitor);
+        return saved(request, &[clonezilla::partition(path)?], path, monitor);
     }
     if request.ignore_manifest {
         return plain(request, monitor);
@@ -116,7 +116,7 @@ pub fn import(request: &ImportRequest, monitor: &dyn Monitor) -> Result<Report> 
                 indexes = (0..manifest.disks.len()).collect();
             }
             let folder = request.sources.first().and_then(|path| path.parent()).unwrap_or(Path::new(""));
-            recorded(request, manifest, indexes, folder, monitor)
+            recorded(request, manifest, &indexes, folder, monitor)
         }
     }
 }
@@ -156,7 +156,7 @@ struct Moved<'a> {
 fn recorded(
     request: &ImportRequest,
     mut manifest: Manifest,
-    indexes: Vec<usize>,
+    indexes: &[usize],
     folder: &Path,
     monitor: &Recorder<'_>,
 ) -> Result<Report> {
@@ -195,7 +195,7 @@ fn recorded(
 /// Disks that Clonezilla or partclone has saved.
 fn saved(
     request: &ImportRequest,
-    disks: Vec<ClonezillaDisk>,
+    disks: &[ClonezillaDisk],
     path: &Path,
     monitor: &Recorder<'_>,
 ) -> Result<Report> {

@@ -198,7 +198,7 @@ fn fill(
     let todo = found.as_ref().map_or(&disk.extents, |found| &found.todo);
     let mut report = copy::copy(&view, todo, sink, &run(Phase::Restore), monitor)?;
     if let Some(found) = found {
-        report = found.complete(report, &view, &disk.extents)?;
+        report = found.complete(&report, &view, &disk.extents)?;
     }
     if let Some(stream) = &disk.image.stream {
         stream.finish(disk.image.source.size())?;

@@ -126,7 +126,7 @@ fn an_object_whose_creation_was_answered_into_the_void_counts_as_created() {
         // The multipart upload's end as well: its second attempt finds no upload.
         let ends = request.method == "POST" && request.path.contains("uploadId=");
         let creates = request.method == "PUT" && request.path.contains("/images/");
-        if (ends || creates) && lost.fetch_add(1, Ordering::Relaxed) % 2 == 0 {
+        if (ends || creates) && lost.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
             Action::Lose
         } else {
             Action::Pass

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Objects of an image store, whose bytes somebody else may have written.
 
+use unmoor_images::BlockSource;
 use unmoor_images::store::{DocumentKind, decode_document, decode_index, decode_pack, decode_tree};
 use unmoor_images::{ErrorKind, LEAF};
 

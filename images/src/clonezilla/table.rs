@@ -192,8 +192,11 @@ fn records(mbr: &[u8], listed: &Listed) -> Result<Vec<(u64, Vec<u8>)>> {
     Ok(pieces)
 }
 
+/// Bytes and where they stand on the disk.
+type Piece = (u64, Vec<u8>);
+
 /// The backup of the GPT in `head`, and where the disk ends.
-fn backup(head: &[u8], sector: u64) -> Result<(Vec<(u64, Vec<u8>)>, u64)> {
+fn backup(head: &[u8], sector: u64) -> Result<(Vec<Piece>, u64)> {
     let raw = Bytes::new(head, "GPT");
     let header = raw.sub(sector as usize, SECTOR)?;
     if header.slice(0, 8)? != b"EFI PART" {
@@ -203,8 +206,7 @@ fn backup(head: &[u8], sector: u64) -> Result<(Vec<(u64, Vec<u8>)>, u64)> {
     let len = u64::from(header.u32_le(80)?).saturating_mul(header.u32_le(84)?.into());
     let header_len = header.u32_le(12)? as usize;
     if own != 1
-        || other < 34
-        || other >= 1 << 50
+        || !(34..1 << 50).contains(&other)
         || len > MOST_ENTRIES
         || !(92..=SECTOR).contains(&header_len)
     {

@@ -155,7 +155,7 @@ fn filesystems<'a>(image: &Image<'a>) -> Vec<Found<'a>> {
         .collect()
 }
 
-fn uuid<'a>(region: &'a Region) -> Option<(FilesystemKind, &'a str)> {
+fn uuid(region: &Region) -> Option<(FilesystemKind, &str)> {
     region.filesystem().and_then(|facts| Some((facts.kind, facts.uuid.as_deref()?)))
 }
 

@@ -447,7 +447,7 @@ mod tests {
     fn what_pages_name_is_what_the_tree_has() {
         let size = (18 << 30) + 70_000;
         let extents =
-            ExtentMap::from_data(size, &mut RangeSet::of(size / 2 & !(LEAF - 1)..size), State::Hole);
+            ExtentMap::from_data(size, &mut RangeSet::of((size / 2) & !(LEAF - 1)..size), State::Hole);
         let count = size.div_ceil(LEAF);
         let mut pairs: Vec<(u64, Hash)> = (count / 2..count - 1)
             .map(|leaf| (leaf, *blake3::hash(&leaf.to_le_bytes()).as_bytes()))

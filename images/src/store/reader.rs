@@ -220,7 +220,7 @@ impl Places {
 
     /// The chunk from another pack than `failed`, where its place was damaged, or removed since this image was opened: prune has
     /// then put it elsewhere. `out` is filled.
-    pub(super) fn from_elsewhere(&self, id: &Id, failed: &str, out: &mut [u8]) -> Result<bool> {
+    pub(super) fn read_elsewhere(&self, id: &Id, failed: &str, out: &mut [u8]) -> Result<bool> {
         let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
         // What was found for an earlier chunk may have been moved again.
         for known in [copies.is_some(), false] {
@@ -293,7 +293,7 @@ impl Places {
             Ok(bytes) => Ok(bytes),
             Err(error) => {
                 let mut bytes = vec![0; place.raw as usize];
-                if !self.from_elsewhere(&id, &pack, &mut bytes)? {
+                if !self.read_elsewhere(&id, &pack, &mut bytes)? {
                     return Err(error);
                 }
                 self.warnings.push(format!("{}; another pack has it", error.chain()));

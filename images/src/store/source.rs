@@ -149,7 +149,7 @@ impl StoreSource {
         let mut stored = vec![0; want.place.stored as usize];
         let read = store.backend().read(pack, &mut stored, want.place.at.into());
         let Err(error) = read.and_then(|()| self.unpack(want, &stored)) else { return Ok(()) };
-        if self.places().from_elsewhere(&id, pack, want.out)? {
+        if self.places().read_elsewhere(&id, pack, want.out)? {
             return Ok(());
         }
         let doing = format!("reading the chunk {} from {pack}", hex(&id));

@@ -82,12 +82,15 @@ pub(super) fn roots(record: &ImageRecord) -> Result<Vec<(Hash, u8)>> {
     trees.map(|(disk, tree)| Ok((record.root(disk)?, page::root_level(tree.size)))).collect()
 }
 
+/// Receives images with what was read of them.
+pub(super) type Each<'a> = &'a mut dyn FnMut(&[ImageRef], Vec<Result<ImageRecord>>) -> Result<()>;
+
 /// The records of images, several at a time, `each` in the images' order.
 pub(super) fn records(
     catalog: &Catalog,
     images: &[ImageRef],
     monitor: &dyn Monitor,
-    each: &mut dyn FnMut(&[ImageRef], Vec<Result<ImageRecord>>) -> Result<()>,
+    each: Each<'_>,
 ) -> Result<()> {
     for batch in images.chunks(TOGETHER) {
         if monitor.cancelled() {

@@ -64,7 +64,7 @@ pub(super) fn find(
 
 impl Found {
     /// The report of a copy of all, from that of the copy of the rest.
-    pub(super) fn complete(self, rest: Report, view: &View<'_>, extents: &ExtentMap) -> Result<Report> {
+    pub(super) fn complete(self, rest: &Report, view: &View<'_>, extents: &ExtentMap) -> Result<Report> {
         let mut leaves = Leaves::builder(view.size());
         let mut next = 0;
         for range in self.leaves {

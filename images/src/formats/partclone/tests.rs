@@ -259,7 +259,7 @@ fn images_with_xxhash_are_read_and_damage_is_noticed() {
     let blocks: Vec<Vec<u8>> = (0..10).map(|block| noise(512, block)).collect();
     for (mode, size) in [(0x30u16, 8u16), (0x31, 16)] {
         let mut image = b"partclone-image\0".to_vec();
-        image.extend(b"0.3.40\0\0\0\0\0\0\0\00002");
+        image.extend(b"0.3.40\0\0\0\0\0\0\0\x000002");
         image.extend(0xC0DEu16.to_le_bytes());
         image.extend(b"raw\0\0\0\0\0\0\0\0\0\0\0\0\0");
         for number in [5120u64, 10, 10, 10] {

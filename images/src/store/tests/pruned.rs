@@ -154,7 +154,7 @@ fn an_image_that_came_with_a_marked_pack_keeps_it() {
     let (one, extents) = disk(1);
     let (image, _) = capture(&store, "a", &one, &extents).unwrap();
     let object = std::fs::read(folder.path().join(image.object())).unwrap();
-    store.remove_images(&[image.clone()]).unwrap();
+    store.remove_images(std::slice::from_ref(&image)).unwrap();
     let lease = Lease::take(&store, "somebody").unwrap();
     let path = folder.path().join(image.object());
     // The worst that a capture may do: an image of nothing but marked packs, right before its lease ends.
@@ -217,7 +217,6 @@ fn a_capture_may_take_days_while_prune_waits() {
         }
     }));
     prune(&store, &often);
-    drop(often);
     assert!(rounds >= 200 && writer.is_none());
     assert!(read_back(&store, "b").0 == shown(&one, &extents));
     whole(&store);

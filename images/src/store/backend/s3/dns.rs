@@ -78,7 +78,7 @@ pub(super) fn answer(question: &[u8], message: &[u8], kind: Kind) -> Result<Answ
             match kind {
                 Kind::A => found.extend(<[u8; 4]>::try_from(data).map(|raw| IpAddr::V4(Ipv4Addr::from(raw)))),
                 Kind::Aaaa => {
-                    found.extend(<[u8; 16]>::try_from(data).map(|raw| IpAddr::V6(Ipv6Addr::from(raw))))
+                    found.extend(<[u8; 16]>::try_from(data).map(|raw| IpAddr::V6(Ipv6Addr::from(raw))));
                 }
             }
         }
