@@ -99,7 +99,9 @@ fn what_is_damaged_is_sent_again_by_the_next_capture_and_mends_all_images() {
         let report = check(&store, 100);
         assert!(report.hurt.is_empty(), "{report:?}");
         let first = store.images_of("a").unwrap()[0].time.clone();
-        assert!(read_back(&store, &format!("a@{first}")).0 == shown(&one, &extents));
+        // A pack that was cut off is warned of as long as it is there.
+        let back = read_quietly(&store, &format!("a@{first}"));
+        assert!(back.is_some_and(|back| back == shown(&one, &extents)));
         // Prune leaves the damage behind.
         store.prune(&PruneOptions::default(), &Silent).unwrap();
         let report = check(&store, 100);
