@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Images into a store and out of it, and what is in them: `unmoor images import|export|diff|mount`.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests are tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests are tests"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;

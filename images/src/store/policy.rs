@@ -213,7 +213,9 @@ mod tests {
         let images =
             [image("a", "20261124T010000Z"), image("b", "20200101T000000Z"), image("b", "99999999T0Z")];
         let decisions = Policy { last: 1, ..Policy::default() }.decide(&images);
-        assert!(decisions.iter().all(|decision| decision.image.folder == "a" || !decision.image.time.is_empty()));
+        assert!(
+            decisions.iter().all(|decision| decision.image.folder == "a" || !decision.image.time.is_empty())
+        );
         let gone: Vec<&str> = decisions
             .iter()
             .filter(|decision| decision.reasons.is_empty())
