@@ -72,6 +72,11 @@ smoke! {
     damaged_exfat_is_survived "exfat";
     damaged_swap_is_survived "swap";
     damaged_lvm_is_survived "lvm";
+    damaged_packs_are_survived "pack";
+    damaged_indexes_of_stores_are_survived "index";
+    damaged_trees_are_survived "tree";
+    damaged_documents_of_stores_are_survived "stored";
+    damaged_hints_of_stores_are_survived "hints";
     damaged_md_is_survived "md";
     damaged_luks_is_survived "luks";
     damaged_whole_disks_are_survived "layout";

@@ -98,7 +98,14 @@ fn a_capture_into_a_bucket_that_is_killed_is_not_begun_anew() {
 fn a_bucket_is_reached_with_tls_through_an_authority_that_is_named() {
     let scene = Scene::new();
     let (certificate, key) = (scene.path("server.pem"), scene.path("server.key"));
-    let subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"];
+    let subject = [
+        "-subj",
+        "/CN=127.0.0.1",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+    ];
     let files = ["-keyout", text(&key), "-out", text(&certificate), "-days", "3"];
     let words = [&["req", "-x509", "-newkey", "rsa:2048", "-nodes"], &files[..], &subject[..]].concat();
     tool("openssl", "openssl", &words).expect(0);

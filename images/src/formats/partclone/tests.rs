@@ -145,7 +145,6 @@ fn every_filesystems_image_reads_as_partclone_restores_it() {
         ("btrfs", "btrfs", 128, &[]),
         ("ntfs", "ntfs", 24, &[]),
         ("fat32", "vfat", 48, &[]),
-        ("garbage", "dd", 5, &[]),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let volume = volume(dir.path(), kind, mib);
@@ -155,11 +154,7 @@ fn every_filesystems_image_reads_as_partclone_restores_it() {
         assert_eq!(source.size(), mib << 20, "{kind}");
         let want = restored(dir.path(), &image, mib << 20);
         assert_same(&source, &want);
-        if tool == "dd" {
-            assert!(want == std::fs::read(&volume).unwrap());
-        } else {
-            assert!(source.used_bytes() < (mib << 20) / 2, "{kind}: {} bytes are used", source.used_bytes());
-        }
+        assert!(source.used_bytes() < (mib << 20) / 2, "{kind}: {} bytes are used", source.used_bytes());
     }
 }
 
@@ -321,8 +316,8 @@ impl BlockSink for Nowhere {
 #[test]
 fn a_copy_with_eight_threads_passes_the_stream_once() {
     let dir = tempfile::tempdir().unwrap();
-    let volume = volume(dir.path(), "garbage", 96);
-    let image = save(dir.path(), "dd", &volume, &[]);
+    let volume = volume(dir.path(), "ext4", 96);
+    let image = save(dir.path(), "ext4", &volume, &[]);
     let (opened, parts) = (Arc::new(AtomicUsize::new(0)), Parts::of(&image).unwrap());
     let count = Arc::clone(&opened);
     let source = PartcloneSource::of(Box::new(move || {

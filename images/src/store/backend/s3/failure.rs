@@ -195,7 +195,10 @@ fn advice(code: &str, text: &str, bucket: &str, endpoint: &str) -> Option<String
         _ if text.contains("certificate") => format!(
             "the certificate of {endpoint} is not trusted: name the authority's certificate with AWS_CA_BUNDLE=FILE"
         ),
-        _ if text.contains("error trying to connect") || text.contains("dns error") => {
+        _ if ["error trying to connect", "dns error", "Connection refused"]
+            .iter()
+            .any(|what| text.contains(what)) =>
+        {
             format!("{endpoint} cannot be reached: check AWS_ENDPOINT_URL and the network")
         }
         _ => return None,

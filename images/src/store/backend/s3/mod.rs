@@ -184,7 +184,13 @@ impl Inner {
         let got = self
             .persist(|| async {
                 let options = GetOptions { range: range.clone(), ..GetOptions::default() };
-                let found = self.store.get_opts(&path, options).await?;
+                let found = match self.store.get_opts(&path, options).await {
+                    // Of an empty object there is no range: some servers refuse it, others send what there is.
+                    Err(error) if error.to_string().contains("non-partial response") => {
+                        self.store.get_opts(&path, GetOptions::default()).await?
+                    }
+                    found => found?,
+                };
                 let (len, range) = (found.meta.size, found.range.clone());
                 let wanted = range.end.saturating_sub(range.start);
                 if wanted > most {
