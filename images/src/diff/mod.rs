@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Metadata is read of both images; content alone where it lies in leaves that differ, or where a file has moved. Leaves that are
-//! equal are read once: the second image is shown through the first one ([`Shared`]).
+//! equal are read once: the second image is shown through the first one (`Shared`).
 
 mod ranges;
 #[cfg(test)]

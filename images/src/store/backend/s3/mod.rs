@@ -2,7 +2,7 @@
 //! A store on S3-compatible object storage, through the `object_store` crate.
 //!
 //! - [`settings`] says where and as whom: environment, [`profile`] files, then what the machine itself is.
-//! - [`persist`] tries again; [`failure`] says what went wrong, and what to do.
+//! - `persist` tries again; `failure` says what went wrong, and what to do.
 //! - [`resolve`] finds hosts by their names, with [`dns`]'s messages.
 //!
 //! The crate is asynchronous; a runtime of our own, with threads of its own, keeps that in this folder. Its own retries are
