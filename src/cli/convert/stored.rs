@@ -97,7 +97,7 @@ impl Stored {
                 machine: self.machine.clone(),
                 time: Some(self.image.time.clone()),
             }),
-            holder: format!("process {}, converting", std::process::id()),
+            holder: super::super::store::holder(),
         };
         let folder =
             tempfile::Builder::new().prefix("unmoor-").tempdir().doing(|| "making a temporary folder")?;
