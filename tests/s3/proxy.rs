@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A proxy before an HTTP server of this host, which delays, breaks and counts what passes. One thread a connection.
 
+use std::cell::Cell;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Result, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -143,8 +144,15 @@ fn read_head(from: &mut impl BufRead) -> Result<Option<Head>> {
     }
 }
 
-/// Passes `len` bytes on; `at` counts those of the body.
-fn pass(from: &mut impl Read, to: &mut impl Write, len: u64, at: &mut u64, action: &Action) -> Result<()> {
+/// Passes `len` bytes on; `at` counts those of the body. `ends` is called before the last of them are written.
+fn pass(
+    from: &mut impl Read,
+    to: &mut impl Write,
+    len: u64,
+    at: &mut u64,
+    action: &Action,
+    ends: &dyn Fn(),
+) -> Result<()> {
     let mut buffer = vec![0; 256 * 1024];
     let mut left = len;
     while left > 0 {
@@ -167,27 +175,40 @@ fn pass(from: &mut impl Read, to: &mut impl Write, len: u64, at: &mut u64, actio
             }
             _ => {}
         }
-        to.write_all(piece)?;
         *at += read as u64;
         left -= read as u64;
+        if left == 0 {
+            ends();
+        }
+        to.write_all(piece)?;
     }
     Ok(())
 }
 
-fn pass_body(head: &Head, from: &mut impl BufRead, to: &mut impl Write, action: &Action) -> Result<()> {
+/// Passes a body on. `ends` is called before its last bytes are written.
+fn pass_body(
+    head: &Head,
+    from: &mut impl BufRead,
+    to: &mut impl Write,
+    action: &Action,
+    ends: &dyn Fn(),
+) -> Result<()> {
     let mut at = 0;
     if !head.chunked {
-        return pass(from, to, head.length.unwrap_or(0), &mut at, action);
+        return pass(from, to, head.length.unwrap_or(0), &mut at, action, ends);
     }
     loop {
         let mut line = Vec::new();
         from.read_until(b'\n', &mut line)?;
-        to.write_all(&line)?;
         let text = String::from_utf8_lossy(&line);
         let len = text.trim().split(';').next().and_then(|digits| u64::from_str_radix(digits, 16).ok());
         let len = len.ok_or(ErrorKind::InvalidData)?;
+        if len == 0 {
+            ends();
+        }
+        to.write_all(&line)?;
         if len > 0 {
-            pass(from, to, len, &mut at, action)?;
+            pass(from, to, len, &mut at, action, &|| {})?;
         }
         let mut end = Vec::new();
         from.read_until(b'\n', &mut end)?;
@@ -198,6 +219,33 @@ fn pass_body(head: &Head, from: &mut impl BufRead, to: &mut impl Write, action: 
     }
 }
 
+/// A request in flight: until it is dropped, or before the last of its answer is written. Counted until later, a client
+/// that has its answer and asks again would be counted twice.
+struct Flight<'a> {
+    shared: &'a Shared,
+    over: Cell<bool>,
+}
+
+impl<'a> Flight<'a> {
+    fn begin(shared: &'a Shared) -> Self {
+        let now = shared.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
+        shared.most.fetch_max(now, Ordering::Relaxed);
+        Self { shared, over: Cell::new(false) }
+    }
+
+    fn end(&self) {
+        if !self.over.replace(true) {
+            self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 impl Shared {
     fn serve(&self, client: &TcpStream) -> Result<()> {
         client.set_nodelay(true)?;
@@ -205,11 +253,10 @@ impl Shared {
         let mut server: Option<BufReader<TcpStream>> = None;
         while let Some(head) = read_head(&mut from_client)? {
             let number = self.requests.fetch_add(1, Ordering::Relaxed);
-            let now = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
-            self.most.fetch_max(now, Ordering::Relaxed);
+            let flight = Flight::begin(self);
             std::thread::sleep(self.delay);
-            let served = self.one(number, &head, &mut from_client, client, &mut server);
-            self.in_flight.fetch_sub(1, Ordering::Relaxed);
+            let served = self.one(number, &head, &mut from_client, client, &mut server, &flight);
+            drop(flight);
             if let Err(error) = served {
                 let _ = client.shutdown(Shutdown::Both);
                 return Err(error);
@@ -225,13 +272,14 @@ impl Shared {
         from_client: &mut BufReader<&TcpStream>,
         mut client: &TcpStream,
         server: &mut Option<BufReader<TcpStream>>,
+        flight: &Flight<'_>,
     ) -> Result<()> {
         let mut words = head.first.split(' ');
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let action = (self.decide)(&Request { method, path, number });
         match action {
             Action::Status(status, code) => {
-                pass_body(head, from_client, &mut std::io::sink(), &Action::Pass)?;
+                pass_body(head, from_client, &mut std::io::sink(), &Action::Pass, &|| {})?;
                 let body = format!(
                     "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>injected</Message></Error>"
                 );
@@ -240,6 +288,7 @@ impl Shared {
                     "HTTP/1.1 {status} Injected\r\nContent-Type: application/xml\r\nContent-Length: {length}\r\n\r\n"
                 );
                 let body = if method == "HEAD" { "" } else { &body };
+                flight.end();
                 return client.write_all(format!("{head}{body}").as_bytes());
             }
             Action::Hang(time) => {
@@ -259,14 +308,21 @@ impl Shared {
         };
         let mut to_server = upstream.get_ref();
         to_server.write_all(&head.bytes)?;
-        pass_body(head, from_client, &mut to_server, &Action::Pass)?;
+        pass_body(head, from_client, &mut to_server, &Action::Pass, &|| {})?;
         let answer = read_head(upstream)?.ok_or(ErrorKind::UnexpectedEof)?;
         if action == Action::Lose {
             return Err(ErrorKind::ConnectionReset.into());
         }
-        client.write_all(&answer.bytes)?;
         let bare =
             method == "HEAD" || ["204", "304"].iter().any(|code| answer.first.contains(&format!(" {code}")));
-        if bare { Ok(()) } else { pass_body(&answer, upstream, &mut client, &action) }
+        let bodiless = bare || (!answer.chunked && answer.length.unwrap_or(0) == 0);
+        if bodiless {
+            flight.end();
+        }
+        client.write_all(&answer.bytes)?;
+        if bare {
+            return Ok(());
+        }
+        pass_body(&answer, upstream, &mut client, &action, &|| flight.end())
     }
 }
