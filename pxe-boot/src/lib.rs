@@ -10,5 +10,6 @@
 //!
 //! What is said to whom is decided by whoever implements [`dhcp::Menu`]; nothing here knows of machines or jobs.
 
+pub mod api;
 pub mod dhcp;
 pub mod tftp;

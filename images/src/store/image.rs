@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Images: the objects whose presence means complete.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::backend::checked;
@@ -17,7 +18,7 @@ const VERSION: u32 = 1;
 pub(super) const LARGEST: u64 = 1 << 50;
 
 /// What stands in `images/NAME/TIME.json`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ImageRecord {
     /// Always "unmoor-image".
     pub format: String,
@@ -37,7 +38,7 @@ pub struct ImageRecord {
 }
 
 /// What a list shows of an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Summary {
     /// The machine's name.
     pub machine: String,
@@ -52,7 +53,7 @@ pub struct Summary {
 }
 
 /// What a capture did, in bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Added {
     /// Read from the disks.
     pub read_bytes: u64,
@@ -65,7 +66,7 @@ pub struct Added {
 }
 
 /// The tree of one disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DiskTree {
     /// Bytes of the disk.
     pub size: u64,
@@ -74,7 +75,7 @@ pub struct DiskTree {
 }
 
 /// Packs that an index object lists.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct IndexedPacks {
     /// The index object, hex; absent for packs that none lists.
     pub index: Option<String>,
