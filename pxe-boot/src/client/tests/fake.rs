@@ -12,7 +12,9 @@ use std::time::Duration;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, ServerConnection, SignatureScheme, StreamOwned};
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, ServerConfig, ServerConnection, SignatureScheme, StreamOwned,
+};
 
 /// A request as it came.
 #[derive(Debug, Clone)]
@@ -80,7 +82,8 @@ impl Fake {
         let certificate: &rcgen::Certificate = authority.as_ref();
         let (der, pem) = (certificate.der().to_vec(), certificate.pem());
         let config = Arc::new(config);
-        let (address, running) = listen("127.0.0.1:0".parse().unwrap(), Some(config.clone()), answering.clone());
+        let (address, running) =
+            listen("127.0.0.1:0".parse().unwrap(), Some(config.clone()), answering.clone());
         let text = pem.clone();
         let (plain, plainly) = listen(
             "127.0.0.1:0".parse().unwrap(),
@@ -125,7 +128,11 @@ impl Drop for Fake {
     }
 }
 
-fn listen(at: SocketAddr, config: Option<Arc<ServerConfig>>, answering: Arc<Answering>) -> (SocketAddr, Running) {
+fn listen(
+    at: SocketAddr,
+    config: Option<Arc<ServerConfig>>,
+    answering: Arc<Answering>,
+) -> (SocketAddr, Running) {
     let listener = TcpListener::bind(at).unwrap();
     let address = listener.local_addr().unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -197,7 +204,8 @@ fn serve<S: Read + Write>(stream: S, answering: &Answering, certified: impl Fn(&
             _ => format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n", answer.len()),
         };
         let out = stream.get_mut();
-        if out.write_all(head.as_bytes()).is_err() || out.write_all(&answer).is_err() || out.flush().is_err() {
+        if out.write_all(head.as_bytes()).is_err() || out.write_all(&answer).is_err() || out.flush().is_err()
+        {
             return;
         }
     }

@@ -37,7 +37,8 @@ fn register(identity: &Identity) -> Register {
 }
 
 fn registered() -> Answer {
-    let answer = json!({ "machine": 7, "name": "m7", "code": "ABCD-EFGH", "approved": false, "heartbeat_seconds": 1 });
+    let answer =
+        json!({ "machine": 7, "name": "m7", "code": "ABCD-EFGH", "approved": false, "heartbeat_seconds": 1 });
     (200, answer.to_string().into_bytes())
 }
 
@@ -83,7 +84,8 @@ fn only_the_ca_that_the_pin_means_is_trusted() {
     for (fake, right) in [(&fake, false), (&other, true)] {
         let path = folder.path().join("ca.pem");
         std::fs::write(&path, &fake.pem).unwrap();
-        let client = Client::new(&Options { server: fake.url(), trust: Trust::File(path) }, &identity).unwrap();
+        let client =
+            Client::new(&Options { server: fake.url(), trust: Trust::File(path) }, &identity).unwrap();
         let failed = client.heartbeat(&heartbeat).unwrap_err().chain();
         assert_eq!(failed.contains("certificate"), !right, "{failed}");
     }

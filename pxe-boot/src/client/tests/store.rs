@@ -78,7 +78,9 @@ impl Table {
         let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
         let what = path.strip_prefix("/v1/agent/jobs/3/").unwrap();
         match (request.method.as_str(), what) {
-            ("POST", "store/begin") => (200, json!({ "since": "20260101T000000Z", "level": 1 }).to_string().into()),
+            ("POST", "store/begin") => {
+                (200, json!({ "since": "20260101T000000Z", "level": 1 }).to_string().into())
+            }
             ("POST", "store/wanted") => {
                 let leaves = self.leaves.lock().unwrap();
                 let wanted = |hash: &[u8]| u8::from(!leaves.contains_key(<&Hash>::try_from(hash).unwrap()));
@@ -118,7 +120,10 @@ impl Table {
                 self.asked.lock().unwrap().insert(query.to_owned());
                 let (_, leaves) = unmoor_images::manifest::decode_map(&self.map.lock().unwrap()).unwrap();
                 let number = |name: &str| -> u64 {
-                    query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse().ok()).unwrap()
+                    query
+                        .split('&')
+                        .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+                        .unwrap()
                 };
                 let (first, count) = (number("first"), number("count"));
                 let (mut out, known) = (Vec::new(), self.leaves.lock().unwrap());
@@ -157,7 +162,8 @@ fn capture(job: &Job, disk: &Disk) -> Result<ExtentMap> {
         }],
     }))
     .unwrap();
-    let (time, _) = Box::new(writer).commit(manifest, &[(&copied.extents, &copied.leaves)], copied.read_bytes)?;
+    let (time, _) =
+        Box::new(writer).commit(manifest, &[(&copied.extents, &copied.leaves)], copied.read_bytes)?;
     assert_eq!(time, "20260102T030405Z");
     Ok(copied.extents)
 }
@@ -177,7 +183,10 @@ fn a_disk_comes_back_as_it_was_and_only_what_lacks_travels() {
     let extents = capture(&job, &disk).unwrap();
     let distinct: HashSet<Hash> = disk.0.chunks(LEAF as usize).map(merkle::leaf).collect();
     let zeros = [merkle::zero_leaf(LEAF)];
-    assert_eq!(table.leaves.lock().unwrap().len(), distinct.iter().filter(|hash| !zeros.contains(hash)).count());
+    assert_eq!(
+        table.leaves.lock().unwrap().len(),
+        distinct.iter().filter(|hash| !zeros.contains(hash)).count()
+    );
     let sent = table.frames.swap(0, Ordering::Relaxed);
     capture(&job, &disk).unwrap();
     assert!(sent > 0 && table.frames.load(Ordering::Relaxed) == 0, "what is there is sent again");
