@@ -148,8 +148,9 @@ fn listen(
             stream.set_nonblocking(false).unwrap();
             stream.set_nodelay(true).unwrap();
             known.lock().unwrap().push(stream.try_clone().unwrap());
+            let cut = Cut(stream.try_clone().unwrap());
             let (config, answering) = (config.clone(), answering.clone());
-            std::thread::spawn(move || match config {
+            std::thread::spawn(move || match (config, &cut).0 {
                 None => serve(stream, &*answering, |_| false),
                 Some(config) => {
                     let connection = ServerConnection::new(config).unwrap();
@@ -162,6 +163,15 @@ fn listen(
         }
     });
     (address, Running { stop, open, thread })
+}
+
+/// Ends a connection of which others hold handles.
+struct Cut(TcpStream);
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown(std::net::Shutdown::Both);
+    }
 }
 
 fn serve<S: Read + Write>(stream: S, answering: &Answering, certified: impl Fn(&S) -> bool) {

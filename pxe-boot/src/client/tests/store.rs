@@ -169,7 +169,6 @@ fn capture(job: &Job, disk: &Disk) -> Result<ExtentMap> {
 }
 
 #[test]
-#[ignore = "does not end: the reads of a whole disk, or the requests that are cut off, wait for something"]
 fn a_disk_comes_back_as_it_was_and_only_what_lacks_travels() {
     let table: Arc<Table> = Arc::default();
     let serving = table.clone();
