@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line: parses, calls one crate, prints. This file is the table of contents.
 
+mod agent;
 mod appliance;
 mod cache;
 mod cli;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Images(arguments) => cli::images::run(arguments, &terminal),
         Command::Nbd(arguments) => cli::nbd::run(arguments, &terminal),
         Command::Rescue(arguments) => cli::rescue::run(arguments, &terminal),
+        Command::Agent(arguments) => cli::agent::run(arguments, &terminal),
         Command::Completions(arguments) => cli::completions::run(arguments, &terminal),
         Command::Dev(arguments) => cli::dev::run(arguments, &terminal),
     };

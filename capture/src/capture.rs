@@ -12,7 +12,7 @@ use unmoor_images::formats::{self, CreateOptions, Format};
 use unmoor_images::layout::DiskLayout;
 use unmoor_images::manifest::{self, DiskRecord, Manifest, MapRecord};
 use unmoor_images::monitor::{Event, Phase};
-use unmoor_images::store::{Added, Location, Store, Writer, WriterOptions};
+use unmoor_images::store::{Added, Receiver, WriterOptions};
 use unmoor_images::{BlockSink, BlockSource, Error, ErrorKind, Monitor, Result, ResultExt, State};
 
 use crate::disk::{Disk, Kind};
@@ -82,11 +82,11 @@ pub fn capture(request: &Request, monitor: &dyn Monitor) -> Result<Report> {
             warn_if_short_of_room(path, &survey, monitor);
             capture_to_files(request, *format, &outputs, &survey, monitor)
         }
-        Target::Store { location, machine } => {
+        Target::Store { machine, .. } | Target::Server { machine, .. } => {
             let store =
                 request.store.as_ref().ok_or_else(|| usage("storing an image", "its store is not open"))?;
             let survey = survey(&request.sources, &options, monitor)?;
-            capture_to_store(request, (store, location, machine), &survey, monitor)
+            capture_to_store(request, (&**store, machine), &survey, monitor)
         }
     }
 }
@@ -133,7 +133,7 @@ fn capture_to_files(
 
 fn capture_to_store(
     request: &Request,
-    (store, location, machine): (&Store, &Location, &str),
+    (store, machine): (&dyn Receiver, &str),
     survey: &Survey<'_>,
     monitor: &Recorder<'_>,
 ) -> Result<Report> {
@@ -145,12 +145,12 @@ fn capture_to_store(
         since: request.since.clone(),
         holder: format!("process {} on {host}", std::process::id()),
     };
-    let writer = Writer::begin(store, machine, &options, monitor)?;
-    let since = writer.parent().map(|image| image.time.clone());
+    let writer = store.begin(machine, &options, monitor)?;
+    let since = writer.since();
     let (mut disks, mut records, mut reports) = (Vec::new(), Vec::new(), Vec::new());
     for (index, (disk, layout)) in survey.disks.iter().zip(&survey.layouts).enumerate() {
-        let name = PathBuf::from(format!("{location}/{machine}"));
-        let sink = Box::new(writer.sink(disk.size()));
+        let name = PathBuf::from(request.target.to_string());
+        let sink = writer.sink(disk.size());
         let (report, copied) = copy_disk(request, index, (disk, layout), &name, sink, monitor)?;
         let nowhere = MapRecord { file: String::new(), bytes: 0, blake3: String::new() };
         let image = PathBuf::from(format!("disk{index}"));
@@ -170,10 +170,10 @@ fn capture_to_store(
     };
     let maps: Vec<_> = reports.iter().map(|report| (&report.extents, &report.leaves)).collect();
     let read_bytes = reports.iter().map(|report| report.read_bytes).sum();
-    let (image, summary) = writer
+    let (time, summary) = writer
         .commit(manifest, &maps, read_bytes)
-        .doing(|| format!("completing the image of {machine} in {location}"))?;
-    let image = format!("{location}/{machine}@{}", image.time);
+        .doing(|| format!("completing the image {}", request.target))?;
+    let image = format!("{}@{time}", request.target);
     let stored = Stored { image, since, added: summary.added };
     Ok(Report { disks, manifest: None, stored: Some(stored), warnings: monitor.warnings().len() })
 }

@@ -134,7 +134,7 @@ fn plain(request: &ImportRequest, monitor: &Recorder<'_>) -> Result<Report> {
         force: false,
         threads: request.threads,
         tool: request.tool.clone(),
-        store: Some(request.store.clone()),
+        store: Some(std::sync::Arc::new(request.store.clone())),
         since: request.since.clone(),
     };
     capture(&request, monitor)

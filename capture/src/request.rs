@@ -5,9 +5,10 @@ use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use unmoor_images::formats::{Compression, Format};
-use unmoor_images::store::{Location, Since, Store};
+use unmoor_images::store::{Location, Receiver, Since};
 use unmoor_images::{Error, ErrorKind, Result, ResultExt, layout, manifest};
 
 use crate::disk::OpenOptions;
@@ -35,8 +36,8 @@ pub struct Request {
     pub threads: usize,
     /// "unmoor 0.1.0", for the manifest.
     pub tool: String,
-    /// The store, where the target is in one.
-    pub store: Option<Store>,
+    /// What takes the image, where the target is in a store.
+    pub store: Option<Arc<dyn Receiver>>,
     /// What to look at first for what is there.
     pub since: Since,
 }
@@ -60,6 +61,13 @@ pub enum Target {
         /// The machine's name in it.
         machine: String,
     },
+    /// A machine in the store behind a server.
+    Server {
+        /// The server, for people; `Request::store` is it.
+        server: String,
+        /// The machine's name in its store.
+        machine: String,
+    },
 }
 
 impl fmt::Display for Target {
@@ -68,6 +76,7 @@ impl fmt::Display for Target {
             Self::Files { path, .. } => write!(f, "{}", path.display()),
             Self::Stream(_) => f.write_str("-"),
             Self::Store { location, machine } => write!(f, "{location}/{machine}"),
+            Self::Server { server, machine } => write!(f, "{server}/{machine}"),
         }
     }
 }

@@ -11,5 +11,6 @@
 //! What is said to whom is decided by whoever implements [`dhcp::Menu`]; nothing here knows of machines or jobs.
 
 pub mod api;
+pub mod client;
 pub mod dhcp;
 pub mod tftp;

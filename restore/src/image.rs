@@ -12,7 +12,6 @@ use unmoor_images::manifest::{self, DiskRecord, Manifest, hex};
 use unmoor_images::merkle::Leaves;
 use unmoor_images::overlay::Changed;
 use unmoor_images::partition::PartitionTable;
-use unmoor_images::store::StoredDisk;
 use unmoor_images::{BlockSource, ErrorKind, ExtentMap, Monitor, Result, ResultExt, State, copy, overlay};
 
 use crate::record::Change;
@@ -108,16 +107,20 @@ impl Image {
         })
     }
 
-    /// A disk of a stored image. `name` is for people, and for the record's file: "web01@20261124T215000Z".
-    pub fn stored(name: &Path, record: &DiskRecord, disk: StoredDisk) -> Self {
-        let source: Arc<dyn BlockSource> = Arc::new(disk.source);
+    /// A disk of a stored image, from a store or a server before one. `name` is for people, and for the record's file: "web01@20261124T215000Z".
+    pub fn stored(
+        name: &Path,
+        record: &DiskRecord,
+        source: Arc<dyn BlockSource>,
+        (extents, leaves): (ExtentMap, Leaves),
+    ) -> Self {
         Self {
             path: name.to_owned(),
             format: Format::Raw,
             source: Box::new(source.clone()),
             shared: Some(source),
-            extents: disk.extents,
-            leaves: Some(disk.leaves),
+            extents,
+            leaves: Some(leaves),
             table: record.table.clone(),
             regions: record.regions.clone(),
             record: Some(record.clone()),

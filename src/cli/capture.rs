@@ -2,13 +2,14 @@
 //! `unmoor capture`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use unmoor_capture::disk::{OnReadError, OpenOptions};
 use unmoor_capture::{InUse, Outputs, Report, Request, Stored, SurveyOptions, Target, survey};
 use unmoor_images::manifest::Consistency;
-use unmoor_images::store::{ImageName, Since};
+use unmoor_images::store::{ImageName, Receiver, Since};
 use unmoor_images::{BlockSource, Error, ErrorKind, Result, State, layout};
 
 use super::store::StoreOptions;
@@ -97,7 +98,12 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
     if arguments.dry_run {
         return dry_run(&request, terminal);
     }
-    let report = unmoor_capture::capture(&request, terminal)?;
+    run_request(&request, terminal)
+}
+
+/// Captures, and prints what was made.
+pub(crate) fn run_request(request: &Request, terminal: &Terminal) -> Result<Outcome> {
+    let report = unmoor_capture::capture(request, terminal)?;
     print(&report, terminal)?;
     Ok(Outcome::Done)
 }
@@ -107,14 +113,14 @@ impl Arguments {
         let target = Target::parse(&self.target, self.image.format.map(Into::into))?;
         let compresses = match &target {
             Target::Stream(format) | Target::Files { format, .. } => format.compresses(),
-            Target::Store { .. } => true,
+            Target::Store { .. } | Target::Server { .. } => true,
         };
         if !compresses && !matches!(self.image.compress, Effort::None | Effort::Default) {
             return Err(Error::new(ErrorKind::Usage, "choosing a compression")
                 .because("raw and VHDX images are not compressed: use FILE.qcow2"));
         }
-        let store = match &target {
-            Target::Store { location, .. } => Some(self.store.open(location)?),
+        let store: Option<Arc<dyn Receiver>> = match &target {
+            Target::Store { location, .. } => Some(Arc::new(self.store.open(location)?)),
             _ => None,
         };
         let since = match &self.since {
@@ -155,7 +161,9 @@ impl Arguments {
 fn dry_run(request: &Request, terminal: &Terminal) -> Result<Outcome> {
     let images = match &request.target {
         Target::Stream(_) => vec![PathBuf::from("-")],
-        Target::Store { .. } => vec![PathBuf::from(request.target.to_string()); request.sources.len()],
+        Target::Store { .. } | Target::Server { .. } => {
+            vec![PathBuf::from(request.target.to_string()); request.sources.len()]
+        }
         Target::Files { path, .. } => {
             let outputs = Outputs::name(path, request.sources.len());
             outputs.check(&request.sources, request.force)?;

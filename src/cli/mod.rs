@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The tree of commands. To add one: a file here with its arguments and `run`, a variant of [`Command`], a line in `main`.
 
+pub(crate) mod agent;
 pub(crate) mod capture;
 pub(crate) mod completions;
 pub(crate) mod convert;
@@ -63,6 +64,7 @@ pub(crate) enum Command {
     Images(images::Arguments),
     Nbd(nbd::Arguments),
     Rescue(rescue::Arguments),
+    Agent(agent::Arguments),
     Completions(completions::Arguments),
     #[command(hide = true)]
     Dev(dev::Arguments),

@@ -222,6 +222,14 @@ pub(crate) fn be_init() -> ! {
 struct Jobs;
 
 impl Handler for Jobs {
+    fn agent(&mut self, parameters: &init::Parameters) -> Option<init::Agent> {
+        let options = super::agent::options(parameters)?;
+        Some(Box::new(move |say| match &options {
+            Ok(options) => super::agent::in_rescue(options, say),
+            Err(error) => Err(Error::new(error.kind(), "reading unmoor.pin").because(error.chain())),
+        }))
+    }
+
     fn job(&mut self, job: &Value, events: &(dyn Fn(Value) + Sync)) -> Value {
         match job.get("job").and_then(Value::as_str) {
             Some("echo") => {

@@ -165,17 +165,27 @@ pub(crate) struct Arguments {
 
 /// Plans, shows, asks, writes.
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome> {
-    let options = arguments.options();
-    let mut pairs = Vec::new();
     let (opened, stored) = match Location::is_path(&arguments.image) {
         true => stored::open(arguments, terminal).map(|(pairs, manifest)| (pairs, Some(manifest)))?,
         false => (arguments.open_files(terminal)?, None),
     };
+    run_opened(arguments, opened, stored.as_ref(), terminal)
+}
+
+/// The same for images that are open. `stored` is the manifest of one that lies in a store.
+pub(crate) fn run_opened(
+    arguments: &Arguments,
+    opened: Vec<(Image, Target)>,
+    stored: Option<&Manifest>,
+    terminal: &Terminal,
+) -> Result<Outcome> {
+    let options = arguments.options();
+    let mut pairs = Vec::new();
     for (image, target) in opened {
         image.warnings.iter().for_each(|warning| terminal.warn(warning.clone()));
         pairs.push((image, target));
     }
-    let fitting = fitted::fit(arguments, &mut pairs, stored.as_ref(), terminal)?;
+    let fitting = fitted::fit(arguments, &mut pairs, stored, terminal)?;
     let plan = Plan::new(pairs, &options)?;
     let (boot_entry, note) = match &fitting {
         Some(fitting) => boot_entry::plan(arguments.boot_entry, &plan, &fitting.report)?,
@@ -269,6 +279,11 @@ fn report(plan: &Plan, outcomes: Vec<Restored>, shown: &Value, terminal: &Termin
 }
 
 impl Arguments {
+    /// A block device that these arguments allow to be written to.
+    pub(crate) fn find_target(&self, path: &Path, terminal: &Terminal) -> Result<Target> {
+        target::find(path, self, terminal)
+    }
+
     fn options(&self) -> Options {
         Options {
             grow: match self.grow.as_deref() {

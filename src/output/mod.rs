@@ -14,4 +14,4 @@ pub(crate) mod size;
 pub(crate) mod table;
 mod terminal;
 
-pub(crate) use terminal::{Outcome, Terminal};
+pub(crate) use terminal::{Listener, Outcome, Terminal};

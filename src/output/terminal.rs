@@ -26,8 +26,20 @@ pub(crate) enum Outcome {
     Done,
 }
 
+/// Who hears a command in place of a terminal: a job of the agent's.
+pub(crate) trait Listener: Send + Sync {
+    /// A line of the result: JSON.
+    fn printed(&self, text: &str);
+    /// A report.
+    fn event(&self, event: &Event);
+    /// True once it is to stop.
+    fn cancelled(&self) -> bool;
+}
+
 /// Standard output, standard error and the signals.
 pub(crate) struct Terminal {
+    /// If there is one, it gets everything.
+    listener: Option<Arc<dyn Listener>>,
     json: bool,
     verbose: bool,
     strict: bool,
@@ -62,6 +74,7 @@ impl Terminal {
         let bars = (!common.json && io::stderr().is_terminal()).then(Bars::new);
         let every = Duration::from_secs(if common.json { 1 } else { 5 });
         Self {
+            listener: None,
             json: common.json,
             verbose: common.verbose,
             strict: common.strict,
@@ -73,6 +86,26 @@ impl Terminal {
                 meters: HashMap::new(),
                 bars,
                 pace: Pace::new(every),
+                warnings: Vec::new(),
+            }),
+        }
+    }
+
+    /// Nothing is printed: `listener` hears all, as JSON.
+    pub(crate) fn heard_by(listener: Arc<dyn Listener>) -> Self {
+        Self {
+            listener: Some(listener),
+            json: true,
+            verbose: false,
+            strict: false,
+            cancelled: Arc::default(),
+            stdout_is_data: AtomicBool::new(false),
+            one_document: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
+            state: Mutex::new(State {
+                meters: HashMap::new(),
+                bars: None,
+                pace: Pace::new(Duration::from_secs(5)),
                 warnings: Vec::new(),
             }),
         }
@@ -105,6 +138,10 @@ impl Terminal {
 
     /// Prints lines of the result.
     pub(crate) fn print(&self, text: &str) -> Result<()> {
+        if let Some(listener) = &self.listener {
+            listener.printed(text);
+            return Ok(());
+        }
         if let Some(bars) = &mut self.state().bars {
             bars.clear();
         }
@@ -141,7 +178,7 @@ impl Terminal {
 
     /// Asks the user, who must type `yes`. False where nobody can answer.
     pub(crate) fn confirm(&self, question: &str) -> bool {
-        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        if self.listener.is_some() || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
             return false;
         }
         let _ = write!(io::stderr(), "{question} Type yes to go on: ");
@@ -218,6 +255,17 @@ impl Monitor for Terminal {
     fn event(&self, event: Event) {
         let now = Instant::now();
         let mut state = self.state();
+        if let Some(listener) = &self.listener {
+            if let Event::Warning(text) = &event {
+                if state.warnings.contains(text) {
+                    return;
+                }
+                state.warnings.push(text.clone());
+            }
+            drop(state);
+            listener.event(&event);
+            return;
+        }
         let state = &mut *state;
         match event {
             Event::Started { phase: Phase::Analyze, name, .. } => {
@@ -284,5 +332,6 @@ impl Monitor for Terminal {
 
     fn cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
+            || self.listener.as_ref().is_some_and(|listener| listener.cancelled())
     }
 }

@@ -104,7 +104,7 @@ pub fn record(machine: &mut Machine) {
     let Some(fields) = value.get_mut("map").and_then(|map| map.as_object_mut()) else { return };
     fields.insert("bytes".into(), bytes.len().into());
     fields.insert("blake3".into(), blake3::hash(&bytes).to_hex().to_string().into());
-    if let Ok((extents, leaves)) = unmoor_images::manifest::decode_map(&mut bytes.as_slice())
+    if let Ok((extents, leaves)) = unmoor_images::manifest::decode_map(&bytes)
         && let Some(fields) = value.as_object_mut()
     {
         fields.insert("size".into(), extents.size().into());

@@ -15,7 +15,7 @@ pub(crate) const RECORD: &str = "restored.raw.unmoor-record.json";
 pub(crate) fn map(machine: &Machine) -> Answer {
     let disk = machine.first();
     let bytes = disk.peek(0, disk.size().min(1 << 20) as usize);
-    match decode_map(&mut bytes.as_slice()) {
+    match decode_map(&bytes) {
         Ok((extents, leaves)) => Answer::new("map", (check_map(&extents, &leaves), extents, leaves.root())),
         // What ends too soon is the reader's error.
         Err(error) => failed(&error, &[ErrorKind::Io]),

@@ -34,6 +34,19 @@ pub fn write_map(path: &Path, extents: &ExtentMap, leaves: &Leaves) -> Result<Ma
     Ok(MapRecord { file, bytes: out.bytes, blake3: hex(out.hasher.finalize().as_bytes()) })
 }
 
+/// The bytes that [`write_map`] puts into a file.
+pub fn encode_map(extents: &ExtentMap, leaves: &Leaves) -> Vec<u8> {
+    let mut out = Vec::new();
+    // Writing to memory does not fail.
+    let _ = encode(&mut out, extents, leaves);
+    out
+}
+
+/// Decodes a map; every length is bounded by what is really there. What stands behind it is left alone.
+pub fn decode_map(mut bytes: &[u8]) -> Result<(ExtentMap, Leaves)> {
+    decode(&mut bytes)
+}
+
 fn encode(out: &mut impl Write, extents: &ExtentMap, leaves: &Leaves) -> std::io::Result<()> {
     out.write_all(MAGIC)?;
     out.write_all(&VERSION.to_le_bytes())?;
@@ -95,8 +108,7 @@ pub fn read_map(path: &Path, record: &MapRecord) -> Result<(ExtentMap, Leaves)> 
     decode(&mut std::io::BufReader::new(File::open(path).doing(doing)?)).doing(doing)
 }
 
-/// Decodes a map from any reader; every length is bounded by what is really there.
-pub fn decode(input: &mut impl Read) -> Result<(ExtentMap, Leaves)> {
+fn decode(input: &mut impl Read) -> Result<(ExtentMap, Leaves)> {
     let mut head = [0; 24];
     input.read_exact(&mut head).map_err(short)?;
     let [magic @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = head;

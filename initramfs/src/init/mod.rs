@@ -44,7 +44,20 @@ use port::Port;
 pub trait Handler {
     /// Does a job; says on the way what is worth it. The answer is `{"result": ...}` or `{"error": {"kind", "message"}}`.
     fn job(&mut self, job: &Value, events: &(dyn Fn(Value) + Sync)) -> Value;
+
+    /// What talks to the server that `parameters` name, if they name one. It runs in a thread of its own, beside the jobs of the
+    /// port.
+    fn agent(&mut self, parameters: &Parameters) -> Option<Agent> {
+        let _ = parameters;
+        None
+    }
 }
+
+/// Runs until it knows how the machine is to end; says on the consoles what it does. It is run again where it fails.
+pub type Agent = Box<dyn Fn(&(dyn Fn(&str) + Sync)) -> Result<End> + Send>;
+
+/// After an agent has failed.
+const AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
 
 static LOADER: OnceLock<Arc<Loader>> = OnceLock::new();
 
@@ -105,7 +118,9 @@ fn serve(handler: &mut dyn Handler, parameters: &Parameters) -> Result<End> {
             env!("CARGO_PKG_VERSION")
         ));
     }
-    match parameters.value("net") {
+    let agent = if appliance { None } else { handler.agent(parameters) };
+    // A server is somewhere else.
+    match parameters.value("net").or(agent.as_ref().map(|_| "dhcp")) {
         Some("dhcp") => dhcp::start()?,
         Some(other) if !matches!(other, "" | "no" | "off" | "none") => {
             say(&format!("unmoor.net={other} is not known: dhcp is"));
@@ -113,8 +128,10 @@ fn serve(handler: &mut dyn Handler, parameters: &Parameters) -> Result<End> {
         _ => {}
     }
     let mut port = if appliance { Some(Port::wait()?) } else { Port::find() };
-    if port.is_none() {
-        idle::show();
+    match agent {
+        Some(agent) => spawn("agent", move || talk(&agent))?,
+        None if port.is_none() => idle::show(),
+        None => {}
     }
     loop {
         match port.take().or_else(Port::find) {
@@ -126,6 +143,18 @@ fn serve(handler: &mut dyn Handler, parameters: &Parameters) -> Result<End> {
             }
             None => idle::wait(),
         }
+    }
+}
+
+/// Runs the agent until it says how the machine ends, and ends it so.
+fn talk(agent: &Agent) {
+    loop {
+        match std::panic::catch_unwind(AssertUnwindSafe(|| agent(&|text| say(text)))) {
+            Ok(Ok(End::Stay)) | Err(_) => {}
+            Ok(Ok(end)) => end::reach(end),
+            Ok(Err(error)) => say(&error.chain()),
+        }
+        std::thread::sleep(AGAIN);
     }
 }
 

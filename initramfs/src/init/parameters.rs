@@ -7,6 +7,9 @@
 //! | `unmoor.net=dhcp` | every Ethernet link is brought up, and an address asked for |
 //! | `unmoor.end=poweroff` `reboot` `stay` | what happens after a job; `poweroff` where nothing is said |
 //! | `unmoor.patience=SECONDS` | how long a failure stays on the screen before the machine goes off; 10 |
+//! | `unmoor.server=URL` | the agent talks to this server, and does its jobs; brings the network up by `dhcp` |
+//! | `unmoor.pin=HEX` | SHA-256 of that server's CA |
+//! | `unmoor.ca-url=URL` | where that CA is fetched; `http://SERVER/ca.pem` |
 //! | `unmoor.verbose` | modules are named as they are loaded |
 
 /// The parameters that are for unmoor.

@@ -59,7 +59,7 @@ impl Export {
                 terminal.stdout_is_data();
                 format
             }
-            Target::Store { .. } => {
+            Target::Store { .. } | Target::Server { .. } => {
                 return Err(Error::new(ErrorKind::Usage, "exporting an image")
                     .because("the target is in a store: an export makes files"));
             }

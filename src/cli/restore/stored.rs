@@ -2,6 +2,7 @@
 //! Images of a store and the targets that they go to.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use unmoor_images::manifest::Manifest;
 use unmoor_images::{Error, ErrorKind, Result};
@@ -37,7 +38,8 @@ pub(super) fn open(arguments: &Arguments, terminal: &Terminal) -> Result<(Vec<(I
         let target = target::find(path, arguments, terminal)?;
         arguments.check_device(&target, false)?;
         let name = if manifest.disks.len() > 1 { format!("{name}.{}", record.image) } else { name.clone() };
-        pairs.push((Image::stored(name.as_ref(), record, disk), target));
+        let map = (disk.extents, disk.leaves);
+        pairs.push((Image::stored(name.as_ref(), record, Arc::new(disk.source), map), target));
     }
     Ok((pairs, manifest))
 }

@@ -37,6 +37,7 @@ use persist::persist;
 use settings::Settings;
 
 pub use persist::Patience;
+pub use resolve::addresses;
 
 /// Bytes of a part, and of the largest object that is sent as one. S3 wants at least 5 MiB.
 const PART: usize = 8 << 20;

@@ -89,6 +89,11 @@ fn candidates(host: &str, search: &[String]) -> Vec<String> {
     if whole.contains('.') { vec![whole] } else { below.chain([whole.clone()]).collect() }
 }
 
+/// The addresses of a host, for other clients of the network's.
+pub fn addresses(host: &str) -> DnsFuture {
+    Resolver::default().resolve(host)
+}
+
 impl DnsResolver for Resolver {
     fn resolve(&self, host: &str) -> DnsFuture {
         let host = host.to_owned();
