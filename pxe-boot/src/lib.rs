@@ -11,6 +11,8 @@
 //! What is said to whom is decided by whoever implements [`dhcp::Menu`]; nothing here knows of machines or jobs.
 
 pub mod api;
+pub mod boot;
 pub mod client;
 pub mod dhcp;
+pub mod server;
 pub mod tftp;

@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The server: machines, jobs, and the store behind them.
+
+mod admin;
+
+pub use admin::{Admin, Image, Subscription};
