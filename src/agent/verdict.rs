@@ -30,7 +30,7 @@ pub(super) fn measure(facts: &MachineFacts, server: &str) -> Verdict {
         linked.next().filter(|_| linked.next().is_none()).map(|nic| nic.name.clone())
     });
     let link_mbit = link.as_deref().and_then(|name| {
-        let speed: i64 = read(&format!("/sys/class/net/{name}/speed"))?.parse().ok()?;
+        let speed: i64 = read(format!("/sys/class/net/{name}/speed"))?.parse().ok()?;
         u64::try_from(speed).ok().filter(|speed| *speed > 0)
     });
     if let (Some(name), Some(speed @ ..1000)) = (&link, link_mbit) {

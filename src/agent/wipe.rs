@@ -56,7 +56,7 @@ pub(super) fn run(disks: &[DiskRule], terminal: &Terminal) -> Result<()> {
 fn wipe(disk: &DiskFile, (number, name): (usize, &str), monitor: &dyn Monitor) -> Result<()> {
     let size = disk.size();
     let begin = |phase| {
-        monitor.event(Event::Started { disk: number, phase, total_bytes: size, name: name.to_owned() })
+        monitor.event(Event::Started { disk: number, phase, total_bytes: size, name: name.to_owned() });
     };
     let pass = |each: &mut dyn FnMut(u64, u64) -> Result<()>, step: u64| -> Result<()> {
         let mut at = 0;
