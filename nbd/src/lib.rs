@@ -20,6 +20,7 @@
 pub mod cache;
 pub mod disk;
 pub mod image;
+pub mod kernel;
 pub mod order;
 pub mod overlay;
 pub mod protocol;

@@ -49,10 +49,12 @@ impl Environment {
         Ok(Self { kernel: built.kernel, initramfs: built.initramfs })
     }
 
-    /// The boot loader files beside a rescue environment: `payload/`, or what Debian's packages have installed here.
+    /// The boot loader files beside a rescue environment: `payload/`; or within it, where this is one; or what Debian's packages have
+    /// installed here.
     pub(crate) fn payload(folder: Option<&Path>) -> Result<BTreeMap<String, Vec<u8>>> {
         let beside = folder.map(|folder| folder.join("payload")).filter(|folder| folder.is_dir());
-        let source = beside.unwrap_or_else(|| PathBuf::from("/"));
+        let own = || Some(PathBuf::from(rescue::payload::PLACE)).filter(|place| place.is_dir());
+        let source = beside.or_else(own).unwrap_or_else(|| PathBuf::from("/"));
         match rescue::payload::collect(&[source]) {
             // A guest that keeps its firmware needs none.
             Err(error) if error.kind() == ErrorKind::Refused => Ok(BTreeMap::new()),

@@ -3,6 +3,9 @@
 //!
 //! A host's kernel has no layer over an image that we could read back, so the copy is what keeps the image whole until the
 //! commit. It is sparse, and shares its blocks with a raw image where the filesystem can (reflink).
+//!
+//! A disk that lies in no file is as large as it likes, and where a rescue environment would put its copy is memory: the kernel
+//! then sees the disk itself, over NBD from this process, and only what it writes is kept in memory.
 
 use std::fs::File;
 use std::io;
@@ -14,7 +17,7 @@ use unmoor_images::formats::qcow2::OverlayWriter;
 use unmoor_images::overlay::{self, Overlays, Target};
 use unmoor_images::{BlockSource, Error, ErrorKind, Monitor, Result, ResultExt, State};
 
-use super::{Action, Fitter, guest, served};
+use super::{Action, Fitter, devices, guest, served};
 
 /// Bytes that are copied or compared at a time.
 const STEP: u64 = 1 << 20;
@@ -22,7 +25,7 @@ const STEP: u64 = 1 << 20;
 /// Does an action that writes nothing.
 pub(super) fn look(fitter: &Fitter, action: &Action, monitor: &dyn Monitor) -> Result<Value> {
     let copies = fitter.working_copies(monitor)?;
-    fitter.act(&copies, action, monitor)
+    fitter.act(&paths(&copies), action, monitor)
 }
 
 /// Does an action, and puts what it changed into the overlays.
@@ -32,8 +35,22 @@ pub(super) fn change(
     action: &Action,
     monitor: &dyn Monitor,
 ) -> Result<Value> {
+    if fitter.targets.iter().any(|target| target.served.is_some())
+        && let Some(devices) = devices::attach(fitter, monitor)?
+    {
+        let done = fitter.act(&devices.paths(), action, monitor);
+        let written = devices.close(monitor)?;
+        let done = done?;
+        for ((target, path), disk) in fitter.targets.iter().zip(overlays.paths()).zip(written) {
+            let below = overlay::base(target)?;
+            let mut patcher = OverlayWriter::open(path, &target.image, below)?;
+            disk.changes(|at, bytes| patcher.write_at(bytes, at))?;
+            patcher.finish()?;
+        }
+        return Ok(done);
+    }
     let copies = fitter.working_copies(monitor)?;
-    let done = fitter.act(&copies, action, monitor)?;
+    let done = fitter.act(&paths(&copies), action, monitor)?;
     let each = fitter.targets.iter().zip(overlays.paths()).zip(&copies).zip(fitter.sources()?);
     for (((target, path), copy), image) in each {
         take_over(target, path, copy, &*image, monitor)
@@ -43,16 +60,22 @@ pub(super) fn change(
 }
 
 impl Fitter {
-    fn working_copies(&self, monitor: &dyn Monitor) -> Result<Vec<Copy>> {
+    /// Refuses what cannot be mounted here.
+    pub(super) fn check_direct(&self) -> Result<()> {
         if !nix::unistd::geteuid().is_root() {
             let because = "only root can mount: leave --direct out, and the appliance does it";
             return Err(Error::refused("mounting the guest directly", because));
         }
-        let sources = self.sources()?;
         if self.targets.windows(2).any(|pair| matches!(pair, [a, b] if a.sector_size != b.sector_size)) {
             let because = "its disks have sectors of different sizes: leave --direct out";
             return Err(Error::refused("mounting the guest directly", because));
         }
+        Ok(())
+    }
+
+    fn working_copies(&self, monitor: &dyn Monitor) -> Result<Vec<Copy>> {
+        self.check_direct()?;
+        let sources = self.sources()?;
         self.targets
             .iter()
             .zip(&sources)
@@ -60,11 +83,14 @@ impl Fitter {
             .collect()
     }
 
-    fn act(&self, copies: &[Copy], action: &Action, monitor: &dyn Monitor) -> Result<Value> {
-        let disks: Vec<PathBuf> = copies.iter().map(|copy| copy.0.to_path_buf()).collect();
+    fn act(&self, disks: &[PathBuf], action: &Action, monitor: &dyn Monitor) -> Result<Value> {
         let sector_size = self.targets.first().map_or(0, |target| target.sector_size);
-        guest::act((&disks, sector_size), action, &self.keys, self.facts.as_ref(), monitor)
+        guest::act((disks, sector_size), action, &self.keys, self.facts.as_ref(), monitor)
     }
+}
+
+fn paths(copies: &[Copy]) -> Vec<PathBuf> {
+    copies.iter().map(|copy| copy.0.to_path_buf()).collect()
 }
 
 /// A raw copy of an image beside it; removed when dropped.

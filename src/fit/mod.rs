@@ -4,12 +4,13 @@
 //! ```text
 //!   plan    images --raw reading--> files --+                       +--> Report { inspection, plan, text }
 //!           disks --activate, mount ro--> files --> inspect, rules, firmware, inject-drivers, lint
-//!   change  overlays (appliance) or a working copy (direct) --activate, mount--> apply the plan --> disk edits --> commit
+//!   change  overlays (appliance), a working copy or a block device (direct) --activate, mount--> apply the plan --> disk edits --> commit
 //! ```
 //!
 //! Planning reads the image itself where our own readers can, which takes no machine and no privilege; where they cannot
 //! (LUKS, arrays, a journal to replay), the filesystems are mounted.
 
+mod devices;
 mod direct;
 mod guest;
 mod identities;

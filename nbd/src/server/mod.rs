@@ -15,6 +15,7 @@ mod transmission;
 use std::collections::HashMap;
 use std::io;
 use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -190,6 +191,23 @@ fn session(
     let Some(export) = exports.get(negotiated.export) else { return Ok(()) };
     let errors = AtomicU64::new(0);
     Session { channel, export, negotiated, counters, monitor, workers, errors }.run()
+}
+
+/// Serves one client that is connected already, without TLS, until it leaves.
+///
+/// # Errors
+///
+/// As the connection, and what the client did wrong.
+pub fn serve_one(stream: UnixStream, exports: &[Export<'_>], monitor: &dyn Monitor) -> Result<()> {
+    let plain = Plain::new(Socket::Unix(stream), HANDSHAKE).doing(|| "preparing the connection")?;
+    let no_zeroes = handshake::greet(&plain)?;
+    match handshake::haggle(&plain, exports, Encryption::Off, no_zeroes)? {
+        Outcome::Transmission(negotiated) => {
+            plain.unlimited().doing(|| "preparing the connection")?;
+            session(&plain, exports, negotiated, &Counters::default(), monitor, WORKERS)
+        }
+        Outcome::StartTls | Outcome::Ended => Ok(()),
+    }
 }
 
 /// Serves one client, request after request in this thread. For tests and fuzzing: the same input gives the same output.
