@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use serde_json::{Value, json};
@@ -21,7 +21,11 @@ use unmoor_pxe_boot::client::{Heart, Job, Log, rules};
 
 use super::{TOOL, Voice, in_rescue, restore, uptime, wipe};
 use crate::cli;
+use crate::output::size::show_size;
 use crate::output::{Listener, Terminal};
+
+/// Between two lines of a job's progress on the console.
+const SAID: Duration = Duration::from_secs(10);
 
 /// What comes after a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +140,13 @@ impl Listener for Hearer {
     }
 }
 
+/// How far a job is, for who stands before the machine.
+fn line(progress: &Progress) -> String {
+    let Progress { phase, done, total, rate } = progress;
+    let of = if *total > 0 { format!(" of {}", show_size(*total)) } else { String::new() };
+    format!("{phase}: {}{of}, {}/s", show_size(*done), show_size(*rate))
+}
+
 /// Does what the assignment says; answers how it went, what the command printed, and what comes then.
 pub(super) fn perform(
     assignment: &Assignment,
@@ -171,8 +182,13 @@ pub(super) fn perform(
             });
             *work.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
         });
+        let mut said = Instant::now();
         while !doing.is_finished() {
-            if let Ok(progress) = receiver.recv_timeout(std::time::Duration::from_millis(200)) {
+            if let Ok(progress) = receiver.recv_timeout(Duration::from_millis(200)) {
+                if said.elapsed() >= SAID {
+                    said = Instant::now();
+                    (voice.say)(&line(&progress));
+                }
                 heart.progress(progress);
             }
             if (voice.stopped)() {

@@ -76,11 +76,15 @@ pub(crate) fn run(options: &Options, voice: &Voice<'_>) -> Result<Next> {
     if registered.code != identity.code() {
         tell("warning", "the server shows another code for this agent: somebody may be in between");
     }
+    let mut approved = registered.approved;
     let heart = Heart::start(&client, &register, registered, log.clone())?;
     loop {
-        let Some(assignment) = client.next_job(voice.stopped, &|error| complaint.say(error))? else {
-            continue;
-        };
+        let assignment = client.next_job(voice.stopped, &|error| complaint.say(error))?;
+        if std::mem::replace(&mut approved, heart.is_approved()) != approved {
+            let news = if approved { "has approved this agent" } else { "has withdrawn its approval" };
+            tell("info", &format!("the server {news}"));
+        }
+        let Some(assignment) = assignment else { continue };
         complaint.forget();
         let cancel = Arc::new(AtomicBool::new(false));
         heart.begin(assignment.job, cancel.clone());

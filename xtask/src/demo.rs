@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `cargo xtask demo`: a real machine's disk goes into an image and onto another disk, and boots there.
 
+mod network;
+
 use crate::binary::static_release;
 use crate::lab::guests;
 use crate::lab::qemu::Writes;
@@ -13,7 +15,10 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 /// Runs the demonstration and prints its table.
-pub(crate) fn run() -> Result<ExitCode> {
+pub(crate) fn run(over_network: bool) -> Result<ExitCode> {
+    if over_network {
+        return network::run();
+    }
     packages::require(&[Need::Build, Need::Lab])?;
     println!("building unmoor, release and static");
     let unmoor = static_release()?;

@@ -40,7 +40,11 @@ enum Task {
         no_lab: bool,
     },
     /// Capture a real Debian disk, restore it to another disk, boot that and show the proof
-    Demo,
+    Demo {
+        /// Two machines that start from the network: one is captured, the other, bare and unlike, becomes it
+        #[arg(long)]
+        network: bool,
+    },
     /// Build the static binary and say where it is
     Build,
     /// Measure unmoor beside other tools, in one run
@@ -64,7 +68,7 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Test { all, no_lab } => test::run(all, no_lab),
-        Task::Demo => demo::run(),
+        Task::Demo { network } => demo::run(network),
         Task::Build => binary::static_release().map(|path| {
             println!("{}", path.display());
             ExitCode::SUCCESS

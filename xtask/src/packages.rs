@@ -34,6 +34,7 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("efibootmgr", &[Need::Tests]),
     ("libxml2-utils", &[Need::Tests]),
     ("ipxe-qemu", &[Need::Lab]),
+    ("iputils-ping", &[Need::Lab]),
     ("mmdebstrap", &[Need::Lab]),
     ("debian-archive-keyring", &[Need::Lab]),
     ("e2fsprogs", &[Need::Tests, Need::Lab, Need::Bench]),
@@ -63,7 +64,7 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("atftp", &[Need::Tests]),
     ("tftp-hpa", &[Need::Tests]),
     ("udhcpc", &[Need::Tests]),
-    ("dnsmasq-base", &[Need::Tests]),
+    ("dnsmasq-base", &[Need::Tests, Need::Lab]),
     ("partclone", &[Need::Tests, Need::Bench]),
     ("zstd", &[Need::Tests, Need::Bench]),
     ("virt-v2v", &[Need::Bench]),
@@ -87,7 +88,7 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("python3-libnbd", &[Need::Tests]),
     ("nbd-client", &[Need::Tests]),
     ("fio", &[Need::Tests]),
-    ("iproute2", &[Need::Tests]),
+    ("iproute2", &[Need::Tests, Need::Lab]),
     ("python3-venv", &[Need::Tests, Need::Bench]),
 ];
 

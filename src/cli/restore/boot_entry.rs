@@ -91,7 +91,7 @@ impl Wanted {
     pub(super) fn line(&self) -> String {
         let Entry { description, path, partition, .. } = &self.entry;
         format!(
-            "  adds the boot entry {description:?} to this machine's firmware, first in its order: {path} on partition {partition}"
+            "  adds the boot entry {description:?} to this machine's firmware, first in its order and the next that it starts: {path} on partition {partition}"
         )
     }
 
@@ -106,7 +106,9 @@ impl Wanted {
     pub(super) fn write(&self, plan: &Plan, monitor: &dyn Monitor) -> Option<u16> {
         let written = self.entry_on_target(plan).and_then(|entry| {
             let entry = entry.unwrap_or_else(|| self.entry.clone());
-            nvram::write(&self.variables, &entry, Place::First)
+            let number = nvram::write(&self.variables, &entry, Place::First)?;
+            nvram::start_next(&self.variables, number)?;
+            Ok(number)
         });
         match written {
             Ok(number) => Some(number),

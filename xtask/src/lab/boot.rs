@@ -2,10 +2,10 @@
 //! Booting a guest on some machine until it has said how it is and has powered off.
 
 use crate::lab::proof::Proof;
-use crate::lab::qemu::{Machine, tail};
+use crate::lab::qemu::{Machine, Running, tail};
 use crate::lab::{Scratch, read_text};
 use crate::run::{Failure, Result, While};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A guest needs 40 to 60 s on two idle processors; on busy ones it has taken 330 s.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -39,6 +39,19 @@ pub(crate) fn boot_briefly(machine: &Machine) -> Result<Proof> {
 }
 
 fn boot_with(machine: &Machine, upgrade: Option<&str>, limit: Duration) -> Result<Proof> {
+    start(machine, upgrade)?.proof(limit)
+}
+
+/// A machine that was switched on, and is to say how it is.
+pub(crate) struct Started {
+    pub(crate) running: Running,
+    scratch: Scratch,
+    nonce: String,
+    upgrades: bool,
+}
+
+/// Switches the machine on.
+pub(crate) fn start(machine: &Machine, upgrade: Option<&str>) -> Result<Started> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
     let nonce = format!("{now:x}-{:x}", std::process::id());
     let mut machine = machine.clone();
@@ -50,28 +63,36 @@ fn boot_with(machine: &Machine, upgrade: Option<&str>, limit: Duration) -> Resul
         message("upgrade.sh", script);
     }
     let scratch = Scratch::new("boot")?;
-    let start = Instant::now();
-    machine.run(scratch.path(), limit).while_doing("booting the guest")?;
-    let said = read_text(&scratch.path().join("proof"))?;
-    let console = || tail(&scratch.path().join("console"), 25);
-    // UEFI's console is on this port too, and what it said last need not end its line.
-    let told = said.lines().find_map(|line| line.split_once("UNMOOR-PROOF "));
-    let (_, line) = told.ok_or_else(|| {
-        Failure::new(format!(
-            "the guest powered off without a proof of boot; its console ends with:\n{}",
-            console()
-        ))
-    })?;
-    let mut proof = Proof::read(line)?;
-    if proof.nonce != nonce {
-        return Err(Failure::new(format!("the proof has the nonce {} instead of {nonce}", proof.nonce)));
+    let running = machine.start(scratch.path())?;
+    Ok(Started { running, scratch, nonce, upgrades: upgrade.is_some() })
+}
+
+impl Started {
+    /// Waits until it has powered itself off, at most `limit` after it was switched on, and returns what it said.
+    pub(crate) fn proof(self, limit: Duration) -> Result<Proof> {
+        let Self { running, scratch, nonce, upgrades } = self;
+        let seconds = running.wait(limit).while_doing("booting the guest")?.as_secs_f64();
+        let said = read_text(&scratch.path().join("proof"))?;
+        let console = || tail(&scratch.path().join("console"), 25);
+        // UEFI's console is on this port too, and what it said last need not end its line.
+        let told = said.lines().find_map(|line| line.split_once("UNMOOR-PROOF "));
+        let (_, line) = told.ok_or_else(|| {
+            Failure::new(format!(
+                "the guest powered off without a proof of boot; its console ends with:\n{}",
+                console()
+            ))
+        })?;
+        let mut proof = Proof::read(line)?;
+        if proof.nonce != nonce {
+            return Err(Failure::new(format!("the proof has the nonce {} instead of {nonce}", proof.nonce)));
+        }
+        if upgrades && !said.lines().any(|line| line == format!("UNMOOR-UPGRADE {nonce} 0")) {
+            return Err(Failure::new(format!(
+                "the guest could not make its initramfs and boot loader anew; its console ends with:\n{}",
+                console()
+            )));
+        }
+        proof.seconds = seconds;
+        Ok(proof)
     }
-    if upgrade.is_some() && !said.lines().any(|line| line == format!("UNMOOR-UPGRADE {nonce} 0")) {
-        return Err(Failure::new(format!(
-            "the guest could not make its initramfs and boot loader anew; its console ends with:\n{}",
-            console()
-        )));
-    }
-    proof.seconds = start.elapsed().as_secs_f64();
-    Ok(proof)
 }

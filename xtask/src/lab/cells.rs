@@ -6,6 +6,7 @@ use crate::lab::fit::{FITS, Fit, Tools};
 use crate::lab::guest::{Built, Guest, Purpose};
 use crate::lab::guests::{GUESTS, guest};
 use crate::lab::listing::check_checkers;
+use crate::lab::network::{MOVES, Move};
 use crate::lab::restore::Restore;
 use crate::lab::{activation, initramfs, nbd_boot};
 use crate::run::{Failure, Result};
@@ -27,6 +28,8 @@ enum Kind {
     Activation,
     /// A guest boots from `unmoor nbd`.
     NbdBoot,
+    /// A guest moves from one machine that starts from the network to another.
+    Move(&'static Move),
 }
 
 /// A cell of the matrix.
@@ -71,6 +74,9 @@ pub(crate) fn cells() -> Vec<Cell> {
     }
     add("activation".to_owned(), Kind::Activation);
     add("nbd-boot".to_owned(), Kind::NbdBoot);
+    for row in MOVES {
+        add(row.name.to_owned(), Kind::Move(row));
+    }
     cells
 }
 
@@ -83,6 +89,7 @@ impl Cell {
             Kind::Refusal(refusal) => Some(refusal.guest),
             Kind::Compression(_) => Some(COMPRESSED_GUEST),
             Kind::NbdBoot => Some(nbd_boot::GUEST),
+            Kind::Move(row) => Some(row.guest),
             Kind::Unpack(_) | Kind::Activation => None,
         }
     }
@@ -95,6 +102,7 @@ impl Cell {
             Kind::Refusal(refusal) => format!("{}: {} is refused", refusal.name, refusal.guest),
             Kind::Compression(kind) => format!("initramfs-{kind}: {COMPRESSED_GUEST} is fitted"),
             Kind::Unpack(kind) => format!("unpack-{kind}: a kernel unpacks what was appended"),
+            Kind::Move(row) => row.title(),
             Kind::Activation => "activation: encrypted volumes are opened without userland".to_owned(),
             Kind::NbdBoot => {
                 format!("nbd-boot: {} boots from its image before it is copied", nbd_boot::GUEST)
@@ -118,6 +126,7 @@ impl Cell {
             Kind::Unpack(kind) => initramfs::boot(kind, None),
             Kind::Activation => activation::test(),
             Kind::NbdBoot => nbd_boot::run(guest()?, &tools.unmoor),
+            Kind::Move(row) => row.run(guest()?, &tools.unmoor).map(drop),
         }
     }
 }

@@ -33,6 +33,7 @@ pub(crate) mod initramfs;
 pub(crate) mod listing;
 pub(crate) mod loop_device;
 pub(crate) mod nbd_boot;
+pub(crate) mod network;
 pub(crate) mod old_content;
 pub(crate) mod proof;
 pub(crate) mod qemu;

@@ -56,14 +56,25 @@ pub(crate) struct Kernel {
     pub(crate) command_line: String,
 }
 
+/// Where a machine's adapters are plugged in.
+#[derive(Clone, Debug)]
+pub(crate) struct Plugged {
+    /// The network namespace that QEMU runs in.
+    pub(crate) namespace: String,
+    /// The tap device of each adapter.
+    pub(crate) taps: Vec<String>,
+}
+
 /// A machine to run.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
     pub(crate) chipset: Chipset,
     pub(crate) firmware: Firmware,
     pub(crate) bus: Bus,
-    /// The network adapters, each on a network of its own that leads nowhere but to QEMU's own DHCP server.
+    /// The network adapters, each on a network of its own that leads nowhere but to QEMU's own DHCP server, or on `bridge`.
     pub(crate) nics: Vec<Nic>,
+    /// Where its adapters are plugged in; then it starts from the network first, and a restart is no end.
+    pub(crate) bridge: Option<Plugged>,
     pub(crate) memory_mib: u32,
     pub(crate) disks: Vec<Disk>,
     pub(crate) kernel: Option<Kernel>,
@@ -81,6 +92,7 @@ impl Machine {
             firmware,
             bus,
             nics: Vec::new(),
+            bridge: None,
             memory_mib: 1024,
             disks,
             kernel: None,
@@ -92,33 +104,19 @@ impl Machine {
     /// Runs the machine until it powers itself off, at most `limit`. `directory` receives `console` (first serial
     /// port), `proof` (second) and `result`.
     pub(crate) fn run(&self, directory: &Path, limit: Duration) -> Result {
-        let _turn = Turn::wait();
+        self.start(directory)?.wait(limit).map(drop)
+    }
+
+    /// Switches the machine on; it is switched off when what is returned is dropped. `directory` as for [`run`](Self::run).
+    pub(crate) fn start(&self, directory: &Path) -> Result<Running> {
+        let turn = Turn::wait();
         let mut command = self.command(directory)?;
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let errors = std::fs::File::create(directory.join("qemu.log")).while_doing("creating qemu.log")?;
         command.stderr(errors);
         die_with_parent(&mut command);
-        let mut running = Running(command.spawn().while_doing("starting qemu-system-x86_64")?);
-        let start = Instant::now();
-        loop {
-            if let Some(status) = running.0.try_wait().while_doing("waiting for QEMU")? {
-                if status.success() {
-                    return Ok(());
-                }
-                return Err(Failure::new(format!(
-                    "QEMU failed: {status}: {}",
-                    tail(&directory.join("qemu.log"), 15)
-                )));
-            }
-            if start.elapsed() > limit {
-                let seconds = limit.as_secs();
-                let console = tail(&directory.join("console"), 15);
-                return Err(Failure::new(format!(
-                    "the machine did not power off within {seconds} s; its console ends with:\n{console}"
-                )));
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        let child = command.spawn().while_doing("starting qemu-system-x86_64")?;
+        Ok(Running { child, directory: directory.to_owned(), since: Instant::now(), _turn: turn })
     }
 
     /// QEMU's name of the board, with what the firmware asks of it.
@@ -131,9 +129,20 @@ impl Machine {
     }
 
     fn command(&self, directory: &Path) -> Result<Command> {
-        let mut command = Command::new("qemu-system-x86_64");
+        let mut command = match &self.bridge {
+            // It becomes QEMU, so that its process is QEMU's.
+            Some(Plugged { namespace, .. }) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace, "qemu-system-x86_64"]);
+                command
+            }
+            None => Command::new("qemu-system-x86_64"),
+        };
         // TCG even where /dev/kvm opens: on some hosts a guest never gets to its first instruction there.
-        command.args(["-accel", "tcg,thread=multi", "-smp", "2", "-cpu", PROCESSOR, "-no-reboot"]);
+        command.args(["-accel", "tcg,thread=multi", "-smp", "2", "-cpu", PROCESSOR]);
+        if self.bridge.is_none() {
+            command.arg("-no-reboot");
+        }
         command.args(["-nodefaults", "-display", "none", "-m", &self.memory_mib.to_string()]);
         command.args(["-machine", self.board()]);
         if self.kernel.is_none() {
@@ -157,8 +166,16 @@ impl Machine {
             command.args(["-append", &kernel.command_line]);
         }
         for (index, nic) in self.nics.iter().enumerate() {
-            command.args(["-netdev", &format!("user,id=net{index},restrict=on"), "-device"]);
-            command.arg(format!("{},netdev=net{index}", nic.device()));
+            let tap = self.bridge.as_ref().and_then(|bridge| bridge.taps.get(index));
+            let (network, order) = match tap {
+                Some(tap) => (
+                    format!("tap,id=net{index},ifname={tap},script=no,downscript=no"),
+                    format!(",bootindex={index}"),
+                ),
+                None => (format!("user,id=net{index},restrict=on"), String::new()),
+            };
+            command.args(["-netdev", &network, "-device"]);
+            command.arg(format!("{},netdev=net{index}{order}", nic.device()));
         }
         if self.result_port {
             command.args(["-device", "virtio-serial-pci", "-chardev"]);
@@ -177,7 +194,11 @@ impl Machine {
             command.arg("-drive").arg(file_option("file=", &disk.path, &options));
             let device = self.bus.device(index);
             let sectors = format!("logical_block_size={sector},physical_block_size={sector}");
-            command.args(["-device", &format!("{device},drive=disk{index},serial={serial},{sectors}")]);
+            // Behind the adapters.
+            let order =
+                self.bridge.as_ref().map(|_| format!(",bootindex={}", 10 + index)).unwrap_or_default();
+            command
+                .args(["-device", &format!("{device},drive=disk{index},serial={serial},{sectors}{order}")]);
         }
         for (name, text) in &self.messages {
             let path = directory.join(format!("message-{}", name.replace('/', "-")));
@@ -220,13 +241,57 @@ fn die_with_parent(command: &mut Command) {
 }
 
 /// A machine that runs: killed when dropped.
-struct Running(Child);
+pub(crate) struct Running {
+    child: Child,
+    directory: PathBuf,
+    since: Instant,
+    _turn: Turn,
+}
+
+impl Running {
+    /// Waits until it has powered itself off, at most `limit` after it was switched on; how long that took.
+    pub(crate) fn wait(mut self, limit: Duration) -> Result<Duration> {
+        while !self.has_ended()? {
+            if self.since.elapsed() > limit {
+                let seconds = limit.as_secs();
+                let console = self.console(15);
+                return Err(Failure::new(format!(
+                    "the machine did not power off within {seconds} s; its console ends with:\n{console}"
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(self.since.elapsed())
+    }
+
+    /// Whether it has powered itself off; fails where QEMU did.
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
+        match self.child.try_wait().while_doing("waiting for QEMU")? {
+            None => Ok(false),
+            Some(status) if status.success() => Ok(true),
+            Some(status) => {
+                let said = tail(&self.directory.join("qemu.log"), 15);
+                Err(Failure::new(format!("QEMU failed: {status}: {said}")))
+            }
+        }
+    }
+
+    /// The last lines of its console.
+    pub(crate) fn console(&self, lines: usize) -> String {
+        tail(&self.directory.join("console"), lines)
+    }
+
+    /// Since it was switched on.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.since.elapsed()
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
         // Both fail only when the process is gone already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -26,10 +26,22 @@ const PACKAGES: Packages = Packages {
 
 /// The directory for `unmoor convert --rescue`, made where this very `unmoor` has not made it yet.
 pub(crate) fn built(unmoor: &Path) -> Result<PathBuf> {
+    of_profile(unmoor, "appliance")
+}
+
+/// The same for machines that start from the network.
+pub(crate) fn for_network(unmoor: &Path) -> Result<PathBuf> {
+    of_profile(unmoor, "small")
+}
+
+fn of_profile(unmoor: &Path, profile: &str) -> Result<PathBuf> {
     let packages = PACKAGES.folder()?;
     let program = fs::read(unmoor).while_doing(format_args!("reading {}", unmoor.display()))?;
     let (packages_path, hash) = (packages.to_string_lossy(), blake3::hash(&program).to_hex());
-    let recipe = [packages_path.as_ref(), hash.as_str()];
+    let mut recipe = vec![packages_path.as_ref(), hash.as_str()];
+    if profile != "appliance" {
+        recipe.push(profile);
+    }
     lab::cached("rescue", &recipe, |directory| {
         let payload = directory.join("payload");
         fs::create_dir(&payload).while_doing("creating the payload's directory")?;
@@ -45,7 +57,13 @@ pub(crate) fn built(unmoor: &Path) -> Result<PathBuf> {
             }
         }
         let kernel = kernel.ok_or_else(|| Failure::new("no kernel was downloaded"))?;
-        let build = ["rescue", "build", "--profile", "appliance", "--out"];
-        output(Command::new(unmoor).args(build).arg(directory).arg("--kernel").arg(kernel)).map(drop)
+        let build = ["rescue", "build", "--profile", profile, "--out"];
+        let mut command = Command::new(unmoor);
+        command.args(build).arg(directory).arg("--kernel").arg(kernel);
+        if profile != "appliance" {
+            // Nobody is beside it who could hand them in.
+            command.arg("--payload").arg(&payload);
+        }
+        output(&mut command).map(drop)
     })
 }

@@ -6,6 +6,7 @@
 //!   disk --entry--> Entry, for the loader that is on it
 //!   Entry --load_option--> EFI_LOAD_OPTION: attributes, description, HD(n,GPT,guid,start,size)/File(\EFI\...)
 //!     +--write--> Boot0003 (the lowest free number, or the equal entry that is there), BootOrder with it in front
+//!     +--start_next--> BootNext
 //! ```
 
 mod choose;
@@ -15,7 +16,7 @@ use unmoor_images::parse::{Bytes, guid_bytes};
 use unmoor_images::{Error, Result};
 
 pub use choose::entry;
-pub use write::{Place, is_writable, write};
+pub use write::{Place, is_writable, start_next, write};
 
 /// EFI_GLOBAL_VARIABLE, as efivarfs spells it behind a variable's name.
 pub const GLOBAL: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";

@@ -51,6 +51,10 @@ fn efibootmgr_reads_what_is_written_and_the_order_has_it_in_front() {
     assert_eq!(write(variables.path(), &debian(), Place::First).unwrap(), 1);
     assert_eq!(fs::read_dir(variables.path()).unwrap().count(), before.len());
 
+    start_next(variables.path(), 1).unwrap();
+    let text = efibootmgr(variables.path(), &[]);
+    assert!(text.contains("BootNext: 0001"), "{text}");
+
     // Behind the entry that the machine was started by.
     fs::write(variables.path().join(format!("BootCurrent-{GLOBAL}")), variable(&[0, 0])).unwrap();
     write(variables.path(), &debian(), Place::BehindCurrent).unwrap();

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Machines that start from the network: a bridge, `unmoor serve` on it, and machines that nobody touches.
+
+mod bridge;
+mod moves;
+mod server;
+mod timeline;
+
+pub(crate) use bridge::Bridge;
+pub(crate) use moves::{MOVES, Move};
+pub(crate) use server::Server;
+pub(crate) use timeline::Timeline;
