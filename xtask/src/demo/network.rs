@@ -3,7 +3,7 @@
 
 use crate::binary::static_release;
 use crate::lab::guests;
-use crate::lab::network::MOVES;
+use crate::lab::network::{DONE, MOVES, UP};
 use crate::packages::{self, Need};
 use crate::run::{Failure, Result};
 use std::process::ExitCode;
@@ -20,8 +20,8 @@ pub(super) fn run() -> Result<ExitCode> {
     println!("{}", row.title());
     let timeline = row.run(&built, &unmoor)?;
     println!("\nfrom power on of the bare machine, under emulation:\n{timeline}");
-    let up = timeline.at("the rescue environment is up");
-    let (done, answers) = (timeline.at("the job is done"), timeline.at("its network answers"));
+    let up = timeline.at(UP);
+    let (done, answers) = (timeline.at(DONE), timeline.at("its network answers"));
     if let (Some(up), Some(done), Some(answers)) = (up, done, answers) {
         let booting = up + (answers - done);
         println!(

@@ -3,10 +3,13 @@
 
 mod bridge;
 mod moves;
+mod neighbour;
 mod server;
 mod timeline;
+mod watch;
 
 pub(crate) use bridge::Bridge;
 pub(crate) use moves::{MOVES, Move};
 pub(crate) use server::Server;
 pub(crate) use timeline::Timeline;
+pub(crate) use watch::{DONE, UP};

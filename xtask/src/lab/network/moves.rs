@@ -6,17 +6,18 @@ use crate::lab::boot::{self, Started};
 use crate::lab::fit::NEW_MAC;
 use crate::lab::guest::Built;
 use crate::lab::hardware::{Bus, Chipset, Firmware, Hardware};
+use crate::lab::network::neighbour::Neighbour;
+use crate::lab::network::watch::{LIMIT, Seen};
 use crate::lab::network::{Bridge, Server, Timeline};
-use crate::lab::qemu::{Machine, Running, Writes};
+use crate::lab::qemu::{Machine, Writes};
 use crate::lab::{Scratch, guests, rescue};
 use crate::run::{Failure, Result, While, output};
-use serde_json::Value;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-/// From power on until a job has ended: two minutes on idle processors.
-const LIMIT: Duration = Duration::from_secs(1500);
+/// The port of the bridge is down that long.
+const OUTAGE: Duration = Duration::from_secs(60);
 /// The server's address on its bridge: what QEMU's own network has as its gateway, which the guests expect to answer.
 const ADDRESS: &str = "10.0.2.2";
 
@@ -38,6 +39,19 @@ pub(crate) struct Move {
     pub(crate) dhcp: Dhcp,
     /// The job's `--firmware`.
     pub(crate) firmware: &'static str,
+    /// What happens in the middle of the restore, and after which part of it.
+    pub(crate) faults: &'static [(f64, Fault)],
+}
+
+/// What happens to a restore.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fault {
+    /// The server is killed, and started again after some seconds.
+    Server,
+    /// The cable is out for a minute.
+    Cable,
+    /// The machine loses its power, and gets it back.
+    Machine,
 }
 
 /// All of them.
@@ -48,6 +62,7 @@ pub(crate) const MOVES: &[Move] = &[
         target: target(Chipset::Q35, Firmware::Uefi, Bus::Nvme, "e1000e"),
         dhcp: Dhcp::Own,
         firmware: "uefi",
+        faults: &[],
     },
     Move {
         name: "network-proxy",
@@ -55,6 +70,15 @@ pub(crate) const MOVES: &[Move] = &[
         target: target(Chipset::Q35, Firmware::Bios, Bus::Virtio, "virtio-net-pci"),
         dhcp: Dhcp::Dnsmasq,
         firmware: "bios",
+        faults: &[],
+    },
+    Move {
+        name: "network-faults",
+        guest: "ahci",
+        target: target(Chipset::Q35, Firmware::Bios, Bus::Virtio, "virtio-net-pci"),
+        dhcp: Dhcp::Own,
+        firmware: "bios",
+        faults: &[(0.2, Fault::Server), (0.4, Fault::Cable), (0.6, Fault::Machine)],
     },
 ];
 
@@ -84,7 +108,7 @@ impl Move {
         let _neighbour =
             (self.dhcp == Dhcp::Dnsmasq).then(|| Neighbour::start(&bridge, folder)).transpose()?;
         let environment = rescue::for_network(unmoor)?;
-        let server =
+        let mut server =
             Server::start(&bridge, unmoor, folder, &self.configuration(folder, &environment, &store))?;
         let name = row.hostname;
 
@@ -98,7 +122,7 @@ impl Move {
         let directory = folder.join("source");
         std::fs::create_dir(&directory).while_doing("making a folder")?;
         let mut running = machine.start(&directory)?;
-        server.watch(job, old, &mut running, &mut timeline)?;
+        while let Seen::Going(_) = server.look(job, old, &mut running, &mut timeline)? {}
         drop(running);
 
         let new = self.target.mac.ok_or_else(|| Failure::new("the new adapter has no address"))?;
@@ -118,12 +142,46 @@ impl Move {
         let size = guest.disk.metadata().while_doing("reading the guest's disk")?.len() + (1 << 30);
         std::fs::File::create(&disk)?.set_len(size)?;
         let mut machine: Machine = self.target.machine(&disk, Writes::Kept);
-        machine.bridge = Some(bridge.port()?);
+        let port = bridge.port()?;
+        machine.bridge = Some(port.clone());
         machine.memory_mib = 1024;
         println!("  bare hardware is switched on: {}", self.target.profile());
         let mut timeline = Timeline::new();
         let mut started: Started = boot::start(&machine, None)?;
-        server.watch(job, new, &mut started.running, &mut timeline)?;
+        let mut faults = self.faults;
+        while let Seen::Going(part) = server.look(job, new, &mut started.running, &mut timeline)? {
+            let Some(((at, fault), rest)) = faults.split_first() else { continue };
+            if part < *at {
+                continue;
+            }
+            faults = rest;
+            match fault {
+                Fault::Server => {
+                    server.kill()?;
+                    timeline.mark("the server is killed");
+                    std::thread::sleep(Duration::from_secs(5));
+                    server.again()?;
+                }
+                Fault::Cable => {
+                    bridge.set_link(&port, false)?;
+                    timeline.mark("the cable is out");
+                    std::thread::sleep(OUTAGE);
+                    bridge.set_link(&port, true)?;
+                    timeline.mark("the cable is in again");
+                }
+                Fault::Machine => {
+                    drop(started);
+                    timeline.mark("the machine loses its power");
+                    check_dead(&disk)?;
+                    started = boot::start(&machine, None)?;
+                }
+            }
+        }
+        if !faults.is_empty() {
+            return Err(Failure::new(
+                "the restore was over before all that was to happen to it had happened",
+            ));
+        }
         // Its own address, which it has had all along.
         while !timeline.has("its network answers") && !started.running.has_ended()? {
             if bridge.answers("10.0.2.77") {
@@ -152,108 +210,19 @@ impl Move {
     }
 }
 
-/// Another DHCP server, which gives addresses and nothing else.
-struct Neighbour(Child);
-
-impl Neighbour {
-    fn start(bridge: &Bridge, folder: &Path) -> Result<Self> {
-        let log = std::fs::File::create(folder.join("dnsmasq.log")).while_doing("creating dnsmasq.log")?;
-        let mut command = bridge.command("dnsmasq");
-        command.args([
-            "--keep-in-foreground",
-            "--port=0",
-            "--interface=bridge",
-            "--bind-interfaces",
-            "--no-resolv",
-        ]);
-        command.args([
-            "--dhcp-range=10.0.2.100,10.0.2.150,1h",
-            "--log-facility=-",
-            "--log-dhcp",
-            "--no-hosts",
-        ]);
-        command.arg("--conf-file=/dev/null").arg(leases(folder));
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        Ok(Self(command.spawn().while_doing("starting dnsmasq")?))
-    }
-}
-
-fn leases(folder: &Path) -> String {
-    format!("--dhcp-leasefile={}", folder.join("dnsmasq.leases").display())
-}
-
-impl Drop for Neighbour {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Server<'_> {
-    /// Adds a job; its number.
-    pub(crate) fn job(&self, words: &[&str]) -> Result<u64> {
-        let mut command = vec!["jobs", "add"];
-        command.extend(words);
-        let said = self.ask(&command)?;
-        said["id"].as_u64().ok_or_else(|| Failure::new(format!("no job was made: {said}")))
-    }
-
-    /// Waits until the job has ended well; approves its machine's key by the code that its console shows.
-    pub(crate) fn watch(
-        &self,
-        job: u64,
-        mac: &str,
-        running: &mut Running,
-        timeline: &mut Timeline,
-    ) -> Result {
-        let number = job.to_string();
-        let what = |running: &Running| {
-            format!("; the console:\n{}\nthe server:\n{}", running.console(20), self.said(30))
-        };
-        loop {
-            let said = self.ask(&["jobs", "show", &number])?;
-            let machine = self.machine(mac)?;
-            match machine["presence"].as_str() {
-                Some("booting") => timeline.mark("the server is asked what to start"),
-                Some("here") => timeline.mark("the rescue environment has registered"),
-                _ => {}
-            }
-            let console = running.console(400);
-            if console.contains("is up: PID 1 began") {
-                timeline.mark("the rescue environment is up");
-            }
-            if machine["approved"] == false
-                && let (Some(id), Some(code)) = (machine["id"].as_u64(), machine["code"].as_str())
-            {
-                // What an administrator compares.
-                if console.contains(code) {
-                    self.ask(&["machines", "approve", &id.to_string(), code])?;
-                    timeline.mark("its key is approved");
-                }
-            }
-            match said["state"].as_str() {
-                Some("running") => timeline.mark("the job runs"),
-                Some("done") => {
-                    timeline.mark("the job is done");
-                    return Ok(());
-                }
-                Some("waiting" | "lost") => {}
-                _ => return Err(Failure::new(format!("the job ended otherwise: {said}{}", what(running)))),
-            }
-            if running.has_ended()? {
-                return Err(Failure::new(format!("the machine went off: {said}{}", what(running))));
-            }
-            if running.elapsed() > LIMIT {
-                return Err(Failure::new(format!("the job does not end: {said}{}", what(running))));
-            }
-            std::thread::sleep(Duration::from_millis(500));
+/// Fails if firmware would start a disk that is written by half: its first and last sectors hold the tables.
+fn check_dead(disk: &Path) -> Result {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::open(disk).while_doing("opening the disk")?;
+    let size = file.metadata()?.len();
+    let mut sectors = vec![0; 34 * 512];
+    for at in [0, size - sectors.len() as u64] {
+        file.read_exact_at(&mut sectors, at).while_doing("reading the disk")?;
+        if sectors.iter().any(|byte| *byte != 0) {
+            return Err(Failure::new(format!(
+                "the disk is written by half, and has something to start at {at}"
+            )));
         }
     }
-
-    fn machine(&self, mac: &str) -> Result<Value> {
-        let said = self.ask(&["machines", "list"])?;
-        let rows = said["machines"].as_array().cloned().unwrap_or_default();
-        let has = |row: &Value| row["macs"].as_array().is_some_and(|macs| macs.iter().any(|one| one == mac));
-        Ok(rows.into_iter().find(has).unwrap_or(Value::Null))
-    }
+    Ok(())
 }
