@@ -49,7 +49,7 @@ pub(crate) fn run(options: &Options, voice: &Voice<'_>) -> Result<Next> {
         log.add(level, uptime(), text);
     };
     let facts = facts::read(&Tree::default());
-    let verdict = verdict::measure(&facts, client.server());
+    let verdict = verdict::measure(&facts, &client);
     for concern in &verdict.concerns {
         tell("warning", concern);
     }

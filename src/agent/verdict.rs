@@ -11,6 +11,7 @@ use unmoor_images::BlockSource;
 use unmoor_images::formats::AlignedBuffer;
 use unmoor_images::manifest::{DiskFacts, MachineFacts};
 use unmoor_pxe_boot::api::Verdict;
+use unmoor_pxe_boot::client::Client;
 
 /// How long each disk is read; all at once.
 const READING: Duration = Duration::from_millis(500);
@@ -20,11 +21,15 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const PIECE: usize = 1 << 20;
 /// Disks under this rate need eyes (bytes per second).
 const SLOW: u64 = 20 << 20;
+/// How long the server is listened to.
+const PROBING: Duration = Duration::from_millis(400);
+/// A way under this rate needs eyes (bytes per second): half of what 100 Mbit/s carry.
+const SLOW_WAY: u64 = 6 << 20;
 
 /// Measures, within two seconds.
-pub(super) fn measure(facts: &MachineFacts, server: &str) -> Verdict {
+pub(super) fn measure(facts: &MachineFacts, client: &Client) -> Verdict {
     let mut concerns = Vec::new();
-    let link = interface(server).or_else(|| {
+    let link = interface(client.server()).or_else(|| {
         let mut linked = facts.nics.iter().filter(|nic| nic.link);
         // With several links nobody knows which one leads there.
         linked.next().filter(|_| linked.next().is_none()).map(|nic| nic.name.clone())
@@ -48,7 +53,11 @@ pub(super) fn measure(facts: &MachineFacts, server: &str) -> Verdict {
             concerns.extend(slot(Path::new("/sys/bus/pci/devices").join(&function.address).as_path()));
         }
     }
-    Verdict { link_mbit, from_server: None, disks, concerns }
+    let from_server = client.probe(PROBING);
+    if let Some(rate) = from_server.filter(|rate| *rate < SLOW_WAY) {
+        concerns.push(format!("the server's bytes arrive at {} KiB/s", rate >> 10));
+    }
+    Verdict { link_mbit, from_server, disks, concerns }
 }
 
 fn read(path: impl AsRef<Path>) -> Option<String> {

@@ -12,6 +12,7 @@
 //! | request | body -> answer |
 //! |---|---|
 //! | `POST /v1/agent/register` | [`Register`] -> [`Registered`] |
+//! | `GET /v1/agent/probe?bytes=N` | -> N zeros, at most 64 MiB: how fast is the way? |
 //! | `POST /v1/agent/heartbeat` | [`Heartbeat`] -> [`Orders`] |
 //! | `GET /v1/agent/jobs/next?wait=SECONDS` | -> [`Assignment`], or 204 when there is none yet |
 //! | `POST /v1/agent/jobs/ID/done` | [`Done`] -> 204 |

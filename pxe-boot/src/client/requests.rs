@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The requests of an agent, as the table in [`crate::api`] has them.
 
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::blocking::RequestBuilder;
 use serde::Serialize;
@@ -16,6 +17,10 @@ use crate::api::{Assignment, Done, Heartbeat, Orders, Register, Registered};
 
 /// How long the server may hold back its answer where there is no job.
 const WAIT: Duration = Duration::from_secs(25);
+
+/// Bytes that a probe asks for, and the fewest that tell a rate.
+const PROBED: u64 = 64 << 20;
+const TELLING: u64 = 256 << 10;
 
 impl Client {
     /// Tells the server of this agent, as long as it takes; `failed` hears why it takes long.
@@ -36,6 +41,23 @@ impl Client {
             }
         })
         .map_err(Failure::error)
+    }
+
+    /// Bytes per second from the server to this agent, as measured for `time`; none where the server does not answer, or answers too
+    /// little to tell.
+    pub fn probe(&self, time: Duration) -> Option<u64> {
+        let url = format!("{}?bytes={PROBED}", self.url("probe"));
+        let request = self.http.get(url).timeout(time.saturating_mul(2));
+        let mut response = send(request, "measuring the way to the server").ok()?;
+        let (began, mut buffer, mut read) = (Instant::now(), vec![0; 256 << 10], 0u64);
+        while began.elapsed() < time {
+            match response.read(&mut buffer) {
+                Ok(0) | Err(_) => break,
+                Ok(some) => read = read.saturating_add(some as u64),
+            }
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        (read >= TELLING && seconds > 0.0).then(|| (read as f64 / seconds) as u64)
     }
 
     /// Says once that this agent lives.
