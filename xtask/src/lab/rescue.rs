@@ -24,6 +24,18 @@ const PACKAGES: Packages = Packages {
     ],
 };
 
+/// What machines load before the rescue environment when they start from the network.
+const NETWORK: Packages = Packages {
+    name: "network",
+    suite: "trixie",
+    names: &["ipxe", "shim-signed", "shim-helpers-amd64-signed", "grub-efi-amd64-signed"],
+};
+
+/// The folder with packages of boot loaders for the network.
+pub(crate) fn network_loaders() -> Result<PathBuf> {
+    NETWORK.folder()
+}
+
 /// The directory for `unmoor convert --rescue`, made where this very `unmoor` has not made it yet.
 pub(crate) fn built(unmoor: &Path) -> Result<PathBuf> {
     of_profile(unmoor, "appliance")

@@ -109,7 +109,7 @@ impl Move {
             (self.dhcp == Dhcp::Dnsmasq).then(|| Neighbour::start(&bridge, folder)).transpose()?;
         let environment = rescue::for_network(unmoor)?;
         let mut server =
-            Server::start(&bridge, unmoor, folder, &self.configuration(folder, &environment, &store))?;
+            Server::start(&bridge, unmoor, folder, &self.configuration(folder, &environment, &store)?)?;
         let name = row.hostname;
 
         let old = row.hardware.mac.ok_or_else(|| Failure::new("the guest's adapter has no address"))?;
@@ -195,18 +195,20 @@ impl Move {
         Ok(timeline)
     }
 
-    fn configuration(&self, folder: &Path, environment: &Path, store: &str) -> String {
+    fn configuration(&self, folder: &Path, environment: &Path, store: &str) -> Result<String> {
         let dhcp = match self.dhcp {
             Dhcp::Own => format!(
-                "[dhcp]\nmode = \"server\"\nrange = [\"10.0.2.100\", \"10.0.2.150\"]\nnetmask = \"255.255.255.0\"\nrouter = \"{ADDRESS}\"\n"
+                "mode = \"server\"\nrange = [\"10.0.2.100\", \"10.0.2.150\"]\nmask = \"255.255.255.0\"\nrouter = \"{ADDRESS}\""
             ),
-            Dhcp::Dnsmasq => "[dhcp]\nmode = \"proxy\"\n".to_owned(),
+            Dhcp::Dnsmasq => "mode = \"proxy\"".to_owned(),
         };
-        format!(
-            "state = \"{}\"\nstore = \"{store}\"\nrescue = \"{}\"\naddress = \"{ADDRESS}\"\ninterface = \"bridge\"\n{dhcp}",
-            folder.join("state").display(),
-            environment.display(),
-        )
+        let (state, environment) = (folder.join("state"), environment.display());
+        let loaders = rescue::network_loaders()?;
+        let (state, loaders) = (state.display(), loaders.display());
+        Ok(format!(
+            "state = \"{state}\"\n[network]\ninterface = \"bridge\"\naddress = \"{ADDRESS}\"\n[store]\nurl = \"{store}\"\n\
+             [dhcp]\n{dhcp}\n[boot]\nfiles = [\"{loaders}\"]\n[rescue]\nfolder = \"{environment}\"\n"
+        ))
     }
 }
 
