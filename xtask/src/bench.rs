@@ -4,6 +4,7 @@
 //! Rounds are interleaved (ours, theirs, ours, theirs), so that a machine whose speed drifts is the same for all. Nothing here
 //! is a test: figures are printed beside what was aimed at, and the exit status says only whether it could be measured.
 
+mod agents;
 mod convert;
 mod disk;
 mod large;
@@ -33,6 +34,7 @@ pub(crate) enum Part {
     Store,
     S3,
     Scale,
+    Agents,
 }
 
 /// Measures `parts`, or all where none is named, `rounds` times each.
@@ -46,6 +48,9 @@ pub(crate) fn run(parts: &[Part], rounds: usize) -> Result {
     }
     if parts == [Part::Scale] {
         return scale::run(&unmoor, scratch.path());
+    }
+    if parts == [Part::Agents] {
+        return agents::run(&unmoor, scratch.path());
     }
     let disk = disk::lived_in()?;
     let used = limit::Used::of(&unmoor, &disk)?;
@@ -87,6 +92,9 @@ pub(crate) fn run(parts: &[Part], rounds: usize) -> Result {
     }
     if wanted(Part::Convert) {
         convert::run(&unmoor, scratch.path(), rounds)?;
+    }
+    if wanted(Part::Agents) {
+        agents::run(&unmoor, scratch.path())?;
     }
     Ok(())
 }
