@@ -7,6 +7,7 @@ mod cache;
 mod cli;
 mod fit;
 mod output;
+mod records;
 
 use std::process::ExitCode;
 

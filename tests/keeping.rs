@@ -237,6 +237,60 @@ fn a_prune_that_is_killed_leaves_every_image_complete_and_the_next_ends_its_work
 }
 
 #[test]
+fn small_packs_are_put_together_and_a_prune_that_is_killed_meanwhile_loses_none() {
+    let scene = Scene::new();
+    let whole = store(&scene, "store", &[]);
+    let disk = scene.path("disk.raw");
+    let mut content = noise(24 * MIB, 9);
+    let mut hashes = Vec::new();
+    for round in 0..20 {
+        content[round * MIB + 77] ^= 1;
+        fs::write(&disk, &content).unwrap();
+        run(&["capture", text(&disk), &format!("{whole}/m")]).expect(0);
+        hashes.push(common::hash(&disk));
+    }
+    let all = times(&format!("{whole}/m"));
+    let packs = |store: &str| files(&folder(store).join("packs")).len();
+    assert_eq!(packs(&whole), 20);
+    let clean = scene.path("clean");
+    linked(&folder(&whole), &clean);
+    let clean = format!("dir:{}", text(&clean));
+    let would = run(&["images", "prune", "--dry-run", &clean]).expect(0).stdout;
+    assert!(would.contains("19 small packs of") && would.contains("would be put together"), "{would}");
+    assert_eq!(packs(&clean), 20);
+    let began = Instant::now();
+    run(&["images", "prune", &clean]).expect(0);
+    let lasts = began.elapsed();
+    assert_eq!(packs(&clean), 2);
+    let again = document(&["images", "prune", "--json", &clean], 0);
+    assert_eq!(again["report"]["merged_packs"], 0, "{again}");
+    let mut state = 3u64;
+    for round in 0..8u64 {
+        let path = scene.path(&format!("store{round}"));
+        linked(&folder(&whole), &path);
+        let store = format!("dir:{}", text(&path));
+        let mut command = unmoor();
+        command.args(["images", "prune", &store]).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        std::thread::sleep(lasts.mul_f64((state >> 33) as f64 / (1u64 << 31) as f64));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        run(&["images", "verify", "--read-data", &store]).expect(0);
+        run(&["images", "prune", &store]).expect(0);
+        let checked = document(&["images", "verify", "--json", "--read-data", &store], 0);
+        assert_eq!(checked["report"]["notes"].as_array().unwrap().len(), 0, "round {round}: {checked}");
+        assert_eq!(packs(&store), 2);
+        let which = state as usize % all.len();
+        let back = scene.path("back.raw");
+        let image = format!("{store}/m@{}", all[which]);
+        run(&["restore", "--yes", "--force", &image, text(&back)]).expect(0);
+        assert!(common::hash(&back) == hashes[which], "round {round}, image {which}");
+        fs::remove_dir_all(&path).unwrap();
+    }
+}
+
+#[test]
 fn a_capture_that_runs_keeps_what_it_found() {
     let scene = Scene::new();
     let store = store(&scene, "store", &[]);

@@ -257,6 +257,67 @@ fn what_makes_no_sense_is_refused_with_what_to_do() {
 }
 
 #[test]
+fn stores_and_images_that_are_taken_for_one_another_are_told_apart() {
+    let scene = Scene::new();
+    let disk = scene.path("disk.raw");
+    fs::write(&disk, noise(3 << 20, 1)).unwrap();
+    let (disk, out) = (text(&disk), scene.path("out.raw"));
+    let nowhere = format!("dir:{}", text(&scene.path("nowhere")));
+    for command in ["list", "verify", "prune"] {
+        let said = run(&["images", command, &nowhere]).expect(3).says(&["there is none", "images init"]);
+        assert!(said.stderr.contains(text(&scene.path("nowhere"))), "{}", said.stderr);
+    }
+    let store = store(&scene, &[]);
+    let image = format!("{store}/web01");
+    run(&["capture", disk, &image]).expect(0);
+    let whole = format!("add the name of a machine in it, {store}/NAME");
+    let (mount, out) = (scene.path("mount"), text(&out));
+    fs::create_dir(&mount).unwrap();
+    for line in [
+        &["capture", disk, &store][..],
+        &["restore", "--yes", &store, out],
+        &["verify", &store],
+        &["inspect", &store],
+        &["nbd", &store],
+        &["convert", "--profile", "kvm", &store],
+        &["images", "show", &store],
+        &["images", "diff", &store],
+        &["images", "export", &store, out],
+        &["images", "import", disk, &store],
+        &["images", "mount", &store, text(&mount)],
+    ] {
+        run(line).expect(2).says(&[&whole]);
+    }
+    run(&["images", "remove", "--yes", "--all", &store]).expect(2).says(&["it is a whole store"]);
+    for line in [&["images", "prune", &image][..], &["images", "key", "list", &image]] {
+        run(line).expect(2).says(&["web01 is a machine in the store", "give the store"]);
+    }
+    assert!(run(&["images", "key", "list", &store]).expect(0).stdout.contains("not encrypted"));
+    run(&["images", "key", "add", &store]).expect(3).says(&["not encrypted"]);
+    run(&["images", "diff", &image]).expect(3).says(&["has no image before"]);
+    // What is no place for a store.
+    let file = format!("dir:{disk}");
+    run(&["images", "init", &file]).expect(3).says(&["a store is a directory"]);
+    run(&["images", "list", &file]).expect(3).says(&["a store is a directory"]);
+    fs::remove_file(scene.path("store/store.json")).unwrap();
+    run(&["images", "list", &store]).expect(1).says(&["store.json is gone", "copy of the store"]);
+    // What S3's client would panic at.
+    for (endpoint, bucket, words) in [
+        ("127.0.0.1:9000", "s3://b/x", "begins with http://"),
+        ("http://127.0.0.1:9", "s3://b ucket/x", "letters, digits"),
+    ] {
+        let mut command = unmoor();
+        command.envs([
+            ("AWS_ENDPOINT_URL", endpoint),
+            ("AWS_ACCESS_KEY_ID", "a"),
+            ("AWS_SECRET_ACCESS_KEY", "b"),
+        ]);
+        let said: common::Run = command.args(["images", "list", bucket]).output().unwrap().into();
+        said.expect(2).says(&[words]);
+    }
+}
+
+#[test]
 fn of_a_machine_with_two_disks_each_comes_back_and_is_verified_by_name() {
     let scene = Scene::new();
     let (store, one) = (store(&scene, &[]), scene.ext4("one.raw", 64));

@@ -139,11 +139,10 @@ fn capture_to_store(
 ) -> Result<Report> {
     let created = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let facts = survey.machine();
-    let host = facts::read_hostname(&facts::Tree::default()).unwrap_or_default();
     let options = WriterOptions {
         compression: request.compression,
         since: request.since.clone(),
-        holder: format!("process {} on {host}", std::process::id()),
+        holder: facts::holder(),
     };
     let writer = store.begin(machine, &options, monitor)?;
     let since = writer.since();

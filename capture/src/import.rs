@@ -267,11 +267,10 @@ fn store(
     threads: usize,
     monitor: &Recorder<'_>,
 ) -> Result<Report> {
-    let host = facts::read_hostname(&facts::Tree::default()).unwrap_or_default();
     let options = WriterOptions {
         compression: request.compression,
         since: request.since.clone(),
-        holder: format!("process {} on {host}", std::process::id()),
+        holder: facts::holder(),
     };
     let (location, machine) = (&request.location, &request.machine);
     let writer = Writer::begin(&request.store, machine, &options, monitor)?;

@@ -14,6 +14,7 @@
 //! sockets, prints nothing, and reports through one [`monitor::Monitor`].
 
 pub mod adapt;
+pub mod affected;
 pub mod clonezilla;
 pub mod copy;
 pub mod diff;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a restore changed against its image, so that `verify` can tell that from damage.
 //!
-//! `TARGET.unmoor-record.json` with `TARGET.unmoor-record.map` for a file, and beside the image for a device.
+//! `TARGET.unmoor-record.json` with `TARGET.unmoor-record.map` for a file, and beside the image for a device. Where the image is no
+//! file, the caller names a place that stands for it.
 
 use std::path::{Path, PathBuf};
 

@@ -120,7 +120,7 @@ impl Arguments {
                 .because("raw and VHDX images are not compressed: use FILE.qcow2"));
         }
         let store: Option<Arc<dyn Receiver>> = match &target {
-            Target::Store { location, .. } => Some(Arc::new(self.store.open(location)?)),
+            Target::Store { location, machine } => Some(Arc::new(self.store.open_for(location, machine)?)),
             _ => None,
         };
         let since = match &self.since {

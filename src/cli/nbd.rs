@@ -131,7 +131,7 @@ impl Arguments {
         let local = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PORT);
         let stored = if Location::is_path(&self.image) {
             let (location, name) = Location::parse_image(&self.image.to_string_lossy())?;
-            match self.store.open(&location) {
+            match self.store.open_for(&location, &name.machine) {
                 Ok(store) => Some((store, name)),
                 // An overlay that stands alone needs none.
                 Err(error) => {

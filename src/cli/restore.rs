@@ -20,15 +20,15 @@ use unmoor_images::{Error, ErrorKind, Monitor, Result};
 use unmoor_restore::execute::{Outcome as Restored, execute};
 use unmoor_restore::image::{Image, OpenOptions};
 use unmoor_restore::plan::{Grow, Options, Plan, Target};
-use unmoor_restore::record::RestoreRecord;
 use unmoor_restore::{duplicates, room, stream};
 
 use super::fitting::FitOptions;
 use super::store::StoreOptions;
 use super::values::ImageOptions;
 use crate::output::size::{parse_size, show_size};
-use crate::output::table::plain;
+use crate::output::table::{plain, plain_line};
 use crate::output::{Outcome, Terminal};
+use crate::records;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -236,14 +236,13 @@ pub(crate) fn run_opened(
 fn report(plan: &Plan, outcomes: Vec<Restored>, shown: &Value, terminal: &Terminal) -> Result<()> {
     let mut documents = Vec::new();
     for (disk, mut outcome) in plan.disks.iter().zip(outcomes) {
-        // A stream leaves no image with which the disk could be compared again.
-        let kept = disk.image.stream.is_none();
-        let record = kept.then(|| RestoreRecord::path_for(&disk.image.path, &disk.target));
+        let mut record = records::place(&disk.image, &disk.target);
         // The disk is restored whether or not this can be written, such as beside an image on a read-only share.
-        if let Some(record) = &record
-            && let Err(error) = outcome.record.write(record, &outcome.extents, &outcome.leaves)
+        if let Some(path) = &record
+            && let Err(error) = write_record(&mut outcome, path)
         {
             terminal.warn(format!("verify will not know what was changed: {}", error.chain()));
+            record = None;
         }
         let verified = if outcome.verified { "read back and exact" } else { "not read back" };
         let (read, written) = (outcome.read_bytes, outcome.written_bytes);
@@ -265,6 +264,10 @@ fn report(plan: &Plan, outcomes: Vec<Restored>, shown: &Value, terminal: &Termin
             };
             let written = show_size(written);
             terminal.print(&format!("{}: {written} written{kept}, {verified}{grown}", disk.target))?;
+            if let (Some(record), Target::Device { .. }) = (&record, &disk.target) {
+                terminal
+                    .print(&plain_line(&format!("what was changed, for verify: {}", record.display())))?;
+            }
         }
     }
     if terminal.json() {
@@ -276,6 +279,13 @@ fn report(plan: &Plan, outcomes: Vec<Restored>, shown: &Value, terminal: &Termin
         terminal.print_result(&result)?;
     }
     Ok(())
+}
+
+fn write_record(outcome: &mut Restored, path: &Path) -> Result<()> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(|error| Error::io("making", error).path(folder))?;
+    }
+    outcome.record.write(path, &outcome.extents, &outcome.leaves)
 }
 
 impl Arguments {

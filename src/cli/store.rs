@@ -31,6 +31,31 @@ pub(crate) struct StoreOptions {
 impl StoreOptions {
     /// Opens a store, and asks for its passphrase if it needs one and there is somebody to ask.
     pub(crate) fn open(&self, location: &Location) -> Result<Store> {
+        self.open_plainly(location).map_err(|error| {
+            let within = Location::parse_image(&location.to_string()).ok();
+            match within.filter(|(above, _)| is_none(&error) && is_store(above)) {
+                Some((above, name)) => Error::new(ErrorKind::Usage, format!("opening the store {location}"))
+                    .because(format!(
+                        "{name} is a machine in the store {above}, if anything: give the store"
+                    )),
+                None => error,
+            }
+        })
+    }
+
+    /// Opens the store in which `machine` is named.
+    pub(crate) fn open_for(&self, location: &Location, machine: &str) -> Result<Store> {
+        self.open_plainly(location).map_err(|error| {
+            let whole = format!("{location}/{machine}");
+            if is_none(&error) && Location::parse(&whole).is_ok_and(|whole| is_store(&whole)) {
+                let because = format!("it is a store: add the name of a machine in it, {whole}/NAME");
+                return Error::new(ErrorKind::Usage, format!("opening {whole}")).because(because);
+            }
+            error
+        })
+    }
+
+    fn open_plainly(&self, location: &Location) -> Result<Store> {
         let given = self.given()?;
         let secret = match given {
             None if Store::needs_secret(location)? => ask("Passphrase of the store: ")?,
@@ -42,7 +67,7 @@ impl StoreOptions {
     /// Opens the image that `path` names in a store.
     pub(crate) fn open_image(&self, path: &Path, monitor: &dyn Monitor) -> Result<StoredImage> {
         let (location, name) = Location::parse_image(&path.to_string_lossy())?;
-        let image = self.open(&location)?.open_image(&name)?;
+        let image = self.open_for(&location, &name.machine)?.open_image(&name)?;
         for warning in &image.warnings {
             monitor.warn(format!("{location}: {warning}"));
         }
@@ -76,6 +101,15 @@ impl StoreOptions {
     }
 }
 
+/// True for the answer that there is no store.
+fn is_none(error: &Error) -> bool {
+    error.kind() == ErrorKind::Refused
+}
+
+fn is_store(location: &Location) -> bool {
+    Store::is_at(location).unwrap_or(false)
+}
+
 fn first_line(mut text: Zeroizing<Vec<u8>>) -> Result<Secret> {
     if let Some(end) = text.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
         text.truncate(end);
@@ -105,10 +139,4 @@ pub(crate) fn ask(question: &str) -> Result<Option<Secret>> {
     tcsetattr(&input, SetArg::TCSAFLUSH, &before).map_err(failed)?;
     read.map_err(|error| Error::io("asking for the passphrase", error))?;
     first_line(Zeroizing::new(line.as_bytes().to_vec())).map(Some)
-}
-
-/// Who does something to a store, for people who wonder whom others wait for.
-pub(crate) fn holder() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("process {} on {}", std::process::id(), host.trim())
 }

@@ -21,6 +21,7 @@ use super::store::StoreOptions;
 use crate::output::size::show_size;
 use crate::output::table::plain;
 use crate::output::{Outcome, Terminal};
+use crate::records;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -85,7 +86,8 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
             let record =
                 manifest.disks.get(named.unwrap_or(0)).ok_or_else(|| no_manifest(&arguments.image))?;
             let map = || record.read_map(folder);
-            vec![check_disk(disk, &folder.join(&record.image), (record, &map), arguments, terminal)?]
+            let place = RestoreRecord::for_device(&folder.join(&record.image), disk);
+            vec![check_disk(disk, Some(place), (record, &map), arguments, terminal)?]
         }
         None => {
             let wanted = |index: &usize| named.is_none_or(|named| named == 0 || named == *index);
@@ -168,10 +170,8 @@ fn check_stored(arguments: &Arguments, terminal: &Terminal) -> Result<Vec<Checke
     let image = arguments.store.open_image(&arguments.image, terminal)?;
     let name = format!("{}@{}", image.record.summary.machine, image.image.time);
     let records = &image.record.manifest.disks;
-    // As a restore calls them.
-    let path = |record: &DiskRecord| {
-        PathBuf::from(if records.len() > 1 { format!("{name}.{}", record.image) } else { name.clone() })
-    };
+    let several = records.len() > 1;
+    let path = |record: &DiskRecord| records::stored_name(&name, several.then_some(&record.image));
     let mut disks = image.disks.into_iter().zip(records).enumerate();
     if let Some(disk) = &arguments.disk {
         let usage = |because: String| Error::new(ErrorKind::Usage, "choosing a disk").because(because);
@@ -187,7 +187,8 @@ fn check_stored(arguments: &Arguments, terminal: &Terminal) -> Result<Vec<Checke
         };
         let Some((_, (stored, record))) = disks.nth(number) else { return Ok(Vec::new()) };
         let map = || Ok((stored.extents.clone(), stored.leaves.clone()));
-        return Ok(vec![check_disk(disk, &path(record), (record, &map), arguments, terminal)?]);
+        let place = records::of_stored(&path(record), disk);
+        return Ok(vec![check_disk(disk, place, (record, &map), arguments, terminal)?]);
     }
     disks
         .map(|(index, (disk, record))| {
@@ -206,15 +207,15 @@ type ReadMap<'a> = &'a dyn Fn() -> Result<(ExtentMap, Leaves)>;
 
 fn check_disk(
     path: &Path,
-    image: &Path,
+    of_device: Option<PathBuf>,
     (record, read_map): (&DiskRecord, ReadMap<'_>),
     arguments: &Arguments,
     terminal: &Terminal,
 ) -> Result<Checked> {
     let disk = Disk::open(path, &OpenOptions::default(), terminal)?;
-    let usual = [RestoreRecord::beside(path), RestoreRecord::for_device(image, path)];
-    let found =
-        arguments.record.iter().chain(&usual).find(|path| path.exists() || arguments.record.is_some());
+    let beside = RestoreRecord::beside(path);
+    let usual = of_device.iter().chain([&beside]);
+    let found = arguments.record.iter().chain(usual).find(|path| path.exists() || arguments.record.is_some());
     let (extents, leaves, changes) = match found {
         Some(found) => {
             let (restored, extents, leaves) = RestoreRecord::read(found)?;

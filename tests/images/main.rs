@@ -12,6 +12,7 @@
 mod common;
 mod diff;
 mod export;
+mod hurt;
 mod import;
 mod mount;
 mod support;

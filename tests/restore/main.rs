@@ -13,6 +13,7 @@ mod disks;
 mod failures;
 mod formats;
 mod past;
+mod records;
 mod refusals;
 mod resume;
 mod sizes;

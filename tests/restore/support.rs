@@ -51,7 +51,8 @@ impl Run {
 
 pub(crate) fn unmoor() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_unmoor"));
-    command.stdin(Stdio::null());
+    // Records of restores that have no other place; not the machine's own.
+    command.env("XDG_STATE_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/state")).stdin(Stdio::null());
     command
 }
 

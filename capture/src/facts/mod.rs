@@ -49,6 +49,12 @@ pub fn read_hostname(tree: &Tree) -> Option<String> {
     tree.text("proc/sys/kernel/hostname")
 }
 
+/// Who does something to a store, for people who wonder whom others wait for.
+pub fn holder() -> String {
+    let host = read_hostname(&Tree::default()).unwrap_or_default();
+    format!("process {} on {host}", std::process::id())
+}
+
 /// False for what board makers leave in place of a value.
 fn is_telling(text: &str) -> bool {
     const BLANKS: [&str; 9] = [

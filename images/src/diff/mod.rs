@@ -21,7 +21,7 @@ pub use tree::{Change, FileChange, What};
 use crate::adapt::Mapped;
 use crate::filesystem::FilesystemKind;
 use crate::filesystem::files::{self, Limited};
-use crate::layout::{self, DiskLayout, Place, Region};
+use crate::layout::{self, DiskLayout, Region};
 use crate::merkle::Leaves;
 use crate::{BlockSource, Error, ErrorKind, Extent, LEAF, Monitor, RangeSet, Result, State};
 use ranges::Names;
@@ -160,19 +160,7 @@ fn uuid(region: &Region) -> Option<(FilesystemKind, &str)> {
 }
 
 fn name(found: &Found<'_>) -> String {
-    place(found.disk, &found.region.place)
-}
-
-/// What to call a place.
-fn place(disk: usize, place: &Place) -> String {
-    let on = if disk == 0 { String::new() } else { format!(" of disk {disk}") };
-    match place {
-        Place::Disk { partition: Some(number), .. } => format!("partition {number}{on}"),
-        Place::Disk { partition: None, .. } => format!("disk {disk}"),
-        Place::LogicalVolume { vg, lv, .. } => format!("{vg}/{lv}"),
-        Place::Md { name: Some(name), .. } => format!("md array {name}"),
-        Place::Md { uuid, .. } => format!("md array {uuid}"),
-    }
+    layout::place_name(found.disk, &found.region.place)
 }
 
 /// A filesystem in both images.

@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
-use super::{Difference, both_zero, place};
-use crate::layout::{Content, DiskLayout, Place};
+use super::{Difference, both_zero};
+use crate::layout::{Content, DiskLayout, Place, place_name};
 use crate::{BlockSource, Error, ErrorKind, Monitor, RangeSet, Result};
 
 const BLOCK: usize = 4096;
@@ -46,7 +46,7 @@ impl Names {
             {
                 continue;
             }
-            let name = place(0, &region.place);
+            let name = place_name(0, &region.place);
             places.push((offset..offset.saturating_add(len), name, content(&region.content)));
         }
         places.sort_by_key(|(range, _, _)| range.start);

@@ -164,6 +164,18 @@ impl DiskLayout {
     }
 }
 
+/// What to call a place on disk number `disk`.
+pub(crate) fn place_name(disk: usize, place: &Place) -> String {
+    let on = if disk == 0 { String::new() } else { format!(" of disk {disk}") };
+    match place {
+        Place::Disk { partition: Some(number), .. } => format!("partition {number}{on}"),
+        Place::Disk { partition: None, .. } => format!("disk {disk}"),
+        Place::LogicalVolume { vg, lv, .. } => format!("{vg}/{lv}"),
+        Place::Md { name: Some(name), .. } => format!("md array {name}"),
+        Place::Md { uuid, .. } => format!("md array {uuid}"),
+    }
+}
+
 /// Takes apart the disks of one machine together: a volume group may span them. The answer has one element a disk.
 ///
 /// # Errors

@@ -12,15 +12,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use super::near::{Reach, together};
 use super::pool::IN_FLIGHT;
 use super::reader::{Place, Places};
 use crate::merkle::{self, Hash, Leaves};
 use crate::{LEAF, Result};
 
-/// Bytes between two chunks of a pack that are read rather than skipped.
-const GAP: u64 = 64 * 1024;
-/// Most bytes of one read from a pack. At 16 reads in flight and 50 ms of latency it is 640 MiB/s.
-const MOST_READ: u64 = 2 << 20;
+/// At 16 reads of 2 MiB in flight and 50 ms of latency it is 640 MiB/s.
+const REACH: Reach = Reach { gap: 64 << 10, most: 2 << 20 };
 /// Leaves that are planned at a time: what is to be read together has to be known together.
 const STEP: u64 = 64;
 /// Leaves of a run before anything is fetched ahead: 2 MiB.
@@ -60,33 +59,6 @@ impl Chunks {
             }
         })
     }
-}
-
-/// Ranges of a pack's chunks, joined where they lie near one another. `places` ascend by pack and place.
-pub(super) fn together<T>(
-    wants: &[T],
-    place: impl Fn(&T) -> &Place,
-    most: u64,
-) -> Vec<(Range<usize>, Range<u64>)> {
-    let mut groups: Vec<(Range<usize>, Range<u64>)> = Vec::new();
-    let mut pack = None;
-    for (index, want) in wants.iter().enumerate() {
-        let place = place(want);
-        let bytes = u64::from(place.at)..u64::from(place.at) + u64::from(place.stored);
-        match groups.last_mut() {
-            Some((members, range))
-                if pack == Some(place.pack)
-                    && bytes.start <= range.end.saturating_add(GAP)
-                    && bytes.end.max(range.end) - range.start <= most =>
-            {
-                members.end = index + 1;
-                range.end = range.end.max(bytes.end);
-            }
-            _ => groups.push((index..index + 1, bytes)),
-        }
-        pack = Some(place.pack);
-    }
-    groups
 }
 
 /// Reads ahead for one disk.
@@ -182,7 +154,7 @@ impl Shared {
             }
             state.planned = until;
             wants.sort_unstable_by_key(|(_, place)| (place.pack, place.at));
-            let mut jobs: Vec<Job> = together(&wants, |(_, place)| place, MOST_READ)
+            let mut jobs: Vec<Job> = together(&wants, REACH, |(_, place)| place.span())
                 .into_iter()
                 .filter_map(|(members, range)| {
                     let leaves = wants.get(members)?.to_vec();

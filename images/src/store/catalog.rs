@@ -6,6 +6,7 @@
 
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use super::backend::names;
 use super::damage::Damage;
@@ -13,6 +14,7 @@ use super::dedup::ById;
 use super::encode::decode;
 use super::ids::Bits;
 use super::index::IndexObject;
+use super::near::{Reach, together};
 use super::pack::{Content, Entry, PackTable};
 use super::pool::{IN_FLIGHT, parallel};
 use super::reader::Place;
@@ -20,10 +22,8 @@ use super::{Id, Store, page};
 use crate::merkle::{self, Hash};
 use crate::{Error, ErrorKind, Result, ResultExt};
 
-/// Bytes between two chunks of a pack that are read rather than skipped.
-const GAP: u64 = 64 * 1024;
-/// Most bytes of one read from a pack.
-const MOST_READ: u64 = 4 << 20;
+/// What is read of a pack at a time.
+const REACH: Reach = Reach { gap: 64 << 10, most: 4 << 20 };
 
 /// A pack that the listing shows.
 #[derive(Debug, Clone)]
@@ -263,34 +263,26 @@ impl Catalog {
             }
         }
         places.sort_unstable_by_key(|(.., place)| (place.pack, place.at));
-        let mut groups: Vec<&[(Hash, u8, Id, Place)]> = Vec::new();
-        let mut rest = places.as_slice();
-        while let Some((.., first)) = rest.first() {
-            let (mut stop, mut count) = (first.end(), 1);
-            for (.., next) in rest.iter().skip(1) {
-                let far = next.pack != first.pack || u64::from(next.at) > stop + GAP;
-                if far || next.end().max(stop) - u64::from(first.at) > MOST_READ {
-                    break;
-                }
-                stop = stop.max(next.end());
-                count += 1;
-            }
-            let (now, later) = rest.split_at(count);
-            groups.push(now);
-            rest = later;
-        }
-        for group in parallel(&groups, IN_FLIGHT, |group| Ok(self.page_group(group)))? {
+        let groups = together(&places, REACH, |(.., place)| place.span());
+        let read = |(members, bytes): &(Range<usize>, Range<u64>)| {
+            Ok(self.page_group(places.get(members.clone()).unwrap_or_default(), bytes))
+        };
+        for group in parallel(&groups, IN_FLIGHT, read)? {
             found.extend(group);
         }
         Ok(found)
     }
 
-    fn page_group(&self, group: &[(Hash, u8, Id, Place)]) -> Vec<(Hash, u8, Result<page::Below>)> {
-        let start = group.first().map_or(0, |(.., place)| u64::from(place.at));
-        let stop = group.iter().map(|(.., place)| place.end()).max().unwrap_or(start);
+    /// Pages that lie within these bytes of one pack.
+    fn page_group(
+        &self,
+        group: &[(Hash, u8, Id, Place)],
+        within: &Range<u64>,
+    ) -> Vec<(Hash, u8, Result<page::Below>)> {
+        let start = within.start;
         let pack = group.first().and_then(|(.., place)| self.packs.get(place.pack as usize));
         let object = pack.map(|pack| PackTable::object(&pack.id)).unwrap_or_default();
-        let mut bytes = vec![0; (stop - start) as usize];
+        let mut bytes = vec![0; (within.end - start) as usize];
         let read = self.store.backend().read(&object, &mut bytes, start);
         let each = group.iter().map(|(hash, level, id, place)| {
             let from = (u64::from(place.at) - start) as usize;

@@ -35,6 +35,7 @@ mod leases;
 mod location;
 mod marks;
 mod moved;
+mod near;
 mod pack;
 mod page;
 mod policy;

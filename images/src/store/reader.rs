@@ -67,6 +67,11 @@ impl Place {
         u64::from(self.at) + u64::from(self.stored)
     }
 
+    /// Its pack, and its bytes in it.
+    pub(super) fn span(&self) -> (u32, std::ops::Range<u64>) {
+        (self.pack, u64::from(self.at)..self.end())
+    }
+
     pub(super) fn entry(&self, id: Id) -> Entry {
         Entry { id, stored: self.stored, raw: self.raw, codec: self.codec, content: self.content }
     }

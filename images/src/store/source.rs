@@ -6,8 +6,9 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::ahead::{Ahead, Chunks, together};
+use super::ahead::{Ahead, Chunks};
 use super::encode::decode;
+use super::near::{Reach, together};
 use super::reader::{Place, Places};
 use crate::manifest::hex;
 use crate::merkle::{self, Hash, Leaves};
@@ -16,8 +17,8 @@ use crate::{BlockSource, Error, ErrorKind, Extent, LEAF, Result, State};
 
 /// Chunks that are kept for small reads: 16 MiB.
 const KEPT: usize = 64;
-/// Most bytes of one read from a pack.
-const MOST_READ: u64 = 4 << 20;
+/// What is read at a time.
+const REACH: Reach = Reach { gap: 64 << 10, most: 4 << 20 };
 
 /// A disk.
 pub struct StoreSource {
@@ -109,7 +110,7 @@ impl StoreSource {
             }
         });
         wants.sort_unstable_by_key(|want| (want.place.pack, want.place.at));
-        for (members, range) in together(wants, |want| &want.place, MOST_READ) {
+        for (members, range) in together(wants, REACH, |want| want.place.span()) {
             self.fetch_together(wants.get_mut(members).unwrap_or_default(), range)?;
         }
         Ok(())

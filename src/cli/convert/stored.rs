@@ -54,7 +54,7 @@ impl Stored {
                 .because("an image of a store has all disks of its machine: name it alone"));
         };
         let (location, name) = Location::parse_image(&path.to_string_lossy())?;
-        let store = arguments.store.open(&location)?;
+        let store = arguments.store.open_for(&location, &name.machine)?;
         let opened = store.open_image(&name)?;
         for warning in &opened.warnings {
             terminal.warn(format!("{location}: {warning}"));
@@ -97,7 +97,7 @@ impl Stored {
                 machine: self.machine.clone(),
                 time: Some(self.image.time.clone()),
             }),
-            holder: super::super::store::holder(),
+            holder: unmoor_capture::facts::holder(),
         };
         let folder =
             tempfile::Builder::new().prefix("unmoor-").tempdir().doing(|| "making a temporary folder")?;

@@ -13,7 +13,7 @@ use unmoor_images::{Error, ErrorKind, Monitor, Result};
 
 use super::finish;
 use super::keys::new_secret;
-use crate::cli::store::{StoreOptions, holder};
+use crate::cli::store::StoreOptions;
 use crate::output::Terminal;
 use crate::output::size::show_size;
 use crate::output::table::plain;
@@ -141,7 +141,11 @@ impl Rekey {
 }
 
 fn copy(store: &Store, images: &[ImageRef], target: &Store, terminal: &Terminal) -> Result<CopyReport> {
-    let options = WriterOptions { compression: Compression::Auto, since: Since::Latest, holder: holder() };
+    let options = WriterOptions {
+        compression: Compression::Auto,
+        since: Since::Latest,
+        holder: unmoor_capture::facts::holder(),
+    };
     let report = store.copy_images(images, target, &options, terminal)?;
     for (machine, time, because) in &report.failed {
         terminal.warn(format!("{}@{time} was not copied: {}", plain(machine), plain(because)));

@@ -8,7 +8,7 @@ use unmoor_images::diff::{self, Change, Difference};
 use unmoor_images::filesystem::files::Kind;
 use unmoor_images::layout::DiskLayout;
 use unmoor_images::store::{ImageName, ImageRef, Location, Store, StoredImage};
-use unmoor_images::{BlockSource, Error, ErrorKind, Monitor, Result};
+use unmoor_images::{BlockSource, Error, Monitor, Result};
 
 use crate::cli::store::StoreOptions;
 use crate::output::Terminal;
@@ -60,7 +60,7 @@ impl Diff {
 
     fn open(&self, terminal: &Terminal) -> Result<(StoredImage, StoredImage)> {
         let (location, name) = Location::parse_image(&self.before)?;
-        let store = self.options.open(&location)?;
+        let store = self.options.open_for(&location, &name.machine)?;
         let (old, (other, new)) = match &self.after {
             None => {
                 let (old, new) = latest_two(&store, &name)?;
@@ -71,8 +71,10 @@ impl Diff {
                     Some(_) => (store.clone(), ImageName::parse(&format!("{}{text}", name.machine))?),
                     None => {
                         let (place, later) = Location::parse_image(text)?;
-                        let other =
-                            if place == location { store.clone() } else { self.options.open(&place)? };
+                        let other = match place == location {
+                            true => store.clone(),
+                            false => self.options.open_for(&place, &later.machine)?,
+                        };
                         (other, later)
                     }
                 };
@@ -96,8 +98,10 @@ fn latest_two(store: &Store, name: &ImageName) -> Result<(ImageRef, ImageRef)> {
     let before = at.and_then(|at| at.checked_sub(1)).and_then(|at| images.get(at));
     match before {
         Some(before) => Ok((before.clone(), last)),
-        None => Err(Error::new(ErrorKind::Usage, "comparing images")
-            .because(format!("{} has no image before {}: name another one", name.machine, last.time))),
+        None => Err(Error::refused(
+            "comparing images",
+            format!("{} has no image before {}: name another one", name.machine, last.time),
+        )),
     }
 }
 
@@ -124,14 +128,14 @@ fn compare(
 
 type Source<'a> = WithSectors<&'a dyn BlockSource>;
 
-fn sources(image: &StoredImage) -> Vec<Source<'_>> {
+pub(super) fn sources(image: &StoredImage) -> Vec<Source<'_>> {
     let disks = image.disks.iter().zip(&image.record.manifest.disks);
     disks
         .map(|(disk, record)| WithSectors::new(&disk.source as &dyn BlockSource, record.sector_size))
         .collect()
 }
 
-fn layouts(image: &StoredImage) -> Vec<DiskLayout> {
+pub(super) fn layouts(image: &StoredImage) -> Vec<DiskLayout> {
     let disks = image.disks.iter().zip(&image.record.manifest.disks);
     disks
         .map(|(disk, record)| DiskLayout {

@@ -86,7 +86,7 @@ impl Import {
         };
         let request = ImportRequest {
             sources: self.sources.clone(),
-            store: self.store.open(&location)?,
+            store: self.store.open_for(&location, &name.machine)?,
             location,
             machine: name.machine,
             since,

@@ -93,7 +93,12 @@ impl KeyCommand {
     fn run(&self, terminal: &Terminal) -> Result<()> {
         match self {
             Self::List { store, options } => {
-                let keys = options.open(&Location::parse(store)?)?.keys()?;
+                let opened = options.open(&Location::parse(store)?)?;
+                let keys = opened.keys()?;
+                if opened.config().encryption.is_none() {
+                    let said = ["the store is not encrypted: it needs no key".to_owned()];
+                    return finish(&json!({ "keys": keys }), &said, terminal);
+                }
                 let mut table =
                     Table::new(&[("KEY", Align::Left), ("KIND", Align::Left), ("ADDED", Align::Left)]);
                 let mut documents = Vec::new();
@@ -107,6 +112,11 @@ impl KeyCommand {
             }
             Self::Add { store, new_password_file, new_key_file, options } => {
                 let opened = options.open(&Location::parse(store)?)?;
+                if opened.config().encryption.is_none() {
+                    let because =
+                        "the store is not encrypted; `unmoor images copy` fills an encrypted one from it";
+                    return Err(Error::refused("adding a key", because));
+                }
                 let given = StoreOptions::of(new_password_file.clone(), new_key_file.clone()).in_files()?;
                 let id = opened.add_key(&new_secret(given)?)?;
                 finish(&json!({ "key": id }), &[format!("key {id} added")], terminal)

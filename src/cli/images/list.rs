@@ -49,6 +49,10 @@ impl List {
             return self.machines(&self.options.open(&whole)?, terminal);
         }
         let (location, name) = Location::parse_image(&self.store)?;
+        if !Store::is_at(&location)? {
+            // What is neither is most likely a store that is not there.
+            self.options.open(&whole)?;
+        }
         let store = self.options.open(&location)?;
         let images = store.images_of(&name.machine)?;
         if images.is_empty() {

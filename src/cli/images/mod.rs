@@ -4,6 +4,7 @@
 mod copy;
 mod diff;
 mod export;
+mod hurt;
 mod import;
 mod init;
 mod keys;
@@ -92,7 +93,16 @@ fn chosen(text: &str, options: &StoreOptions) -> Result<(Store, Option<Vec<Image
     {
         return Ok((options.open(whole)?, None));
     }
-    let (location, name) = Location::parse_image(text).or_else(|error| whole.and(Err(error)))?;
+    let (location, name) = match (Location::parse_image(text), whole) {
+        (Ok((location, name)), Ok(whole)) => {
+            if name.time.is_none() && !Store::is_at(&location)? {
+                // What is neither is most likely a store that is not there.
+                options.open(&whole)?;
+            }
+            (location, name)
+        }
+        (named, whole) => named.or_else(|error| whole.and(Err(error)))?,
+    };
     let store = options.open(&location)?;
     let one = store.find(&name)?;
     let images = if name.time.is_some() { vec![one] } else { store.images_of(&name.machine)? };

@@ -55,7 +55,7 @@ impl Mount {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<Outcome> {
         let images = if Location::is_path(&self.image) {
             let (location, name) = Location::parse_image(&self.image.to_string_lossy())?;
-            image::stored(&self.store.open(&location)?, &name, terminal)?
+            image::stored(&self.store.open_for(&location, &name.machine)?, &name, terminal)?
         } else {
             let options = OpenOptions { allow_backing: self.allow_backing, format: None };
             image::open(&self.image, &options, terminal)?

@@ -7,7 +7,7 @@ use unmoor_images::store::{Decision, ImageRef, Location, Policy, PruneOptions, P
 use unmoor_images::{Error, ErrorKind, Monitor, Result};
 
 use super::finish;
-use crate::cli::store::{StoreOptions, holder};
+use crate::cli::store::StoreOptions;
 use crate::output::Terminal;
 use crate::output::size::show_size;
 use crate::output::table::{Align, Table, plain};
@@ -54,7 +54,7 @@ pub(super) struct Prune {
     /// Say what would happen; change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Write a pack anew if more than so many percent of it are unused
+    /// Write a pack anew if more than so many percent of it are unused; with less than 100, many small packs are put together as well
     #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
     max_unused: u8,
     /// Do not wait for captures that run: what they may rely on stays marked for the next prune
@@ -93,7 +93,7 @@ impl Prune {
             dry_run: self.dry_run,
             max_unused_percent: self.max_unused,
             wait: !self.no_wait,
-            holder: holder(),
+            holder: unmoor_capture::facts::holder(),
         };
         let report = store.prune(&options, terminal)?;
         for lease in &report.waiting_for {
@@ -188,7 +188,7 @@ fn lines(report: &PruneReport, going: usize, dry_run: bool) -> Vec<String> {
         size(report.pack_bytes)
     )];
     lines.push(format!(
-        "  {} packs are used by nothing: {}; {} are mostly unused: {}, of which {} {} copied",
+        "  {} packs are used by nothing: {}; {} are mostly unused: {}; {} {} copied",
         report.unused_packs,
         size(report.unused_bytes),
         report.repacked_packs,
@@ -196,6 +196,14 @@ fn lines(report: &PruneReport, going: usize, dry_run: bool) -> Vec<String> {
         size(report.copied_bytes),
         if dry_run { "would be" } else { "were" }
     ));
+    if report.merged_packs > 0 {
+        lines.push(format!(
+            "  {} small packs of {} {} put together",
+            report.merged_packs,
+            size(report.merged_bytes),
+            if dry_run { "would be" } else { "were" }
+        ));
+    }
     if report.left_unused_bytes > 0 {
         lines.push(format!(
             "  {} that nothing uses stay in packs that are mostly used",

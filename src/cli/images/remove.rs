@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use serde_json::json;
-use unmoor_images::store::{ImageName, ImageRef, Location};
+use unmoor_images::store::{ImageName, ImageRef, Location, Store};
 use unmoor_images::{Error, ErrorKind, Result};
 
 use super::finish;
@@ -45,6 +45,10 @@ impl Remove {
         let mut stores: BTreeMap<String, (Location, Vec<ImageName>)> = BTreeMap::new();
         for text in &self.images {
             let (location, name) = Location::parse_image(text)?;
+            if name.time.is_none() && Store::is_at(&Location::parse(text)?).unwrap_or(false) {
+                let because = "it is a whole store: name an image in it, STORE/NAME@TIME";
+                return Err(Error::new(ErrorKind::Usage, format!("removing {text:.300}")).because(because));
+            }
             if name.time.is_none() && !self.all {
                 let because =
                     "it names a machine: say which image, NAME@TIME, or give --all for every image of it";

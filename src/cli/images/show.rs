@@ -38,7 +38,7 @@ pub(super) struct Show {
 impl Show {
     pub(super) fn run(&self, terminal: &Terminal) -> Result<()> {
         let (location, name) = Location::parse_image(&self.image)?;
-        let store = self.options.open(&location)?;
+        let store = self.options.open_for(&location, &name.machine)?;
         let image = store.find(&name)?;
         let record = store.record(&image)?;
         let mut lines = vec![format!("{location}/{}@{}", plain(&record.summary.machine), image.time)];

@@ -3,12 +3,11 @@
 
 use clap::Args;
 use serde_json::{Value, json};
-use unmoor_images::store::{CheckOptions, CheckReport, HurtImage, ImageName, Store};
+use unmoor_images::store::{CheckOptions, CheckReport};
 use unmoor_images::{Error, ErrorKind, Result};
 
-use super::{chosen, finish};
+use super::{chosen, finish, hurt};
 use crate::cli::store::StoreOptions;
-use crate::cli::verify::names_at;
 use crate::output::Terminal;
 use crate::output::size::show_size;
 use crate::output::table::plain;
@@ -24,13 +23,10 @@ Examples:
   unmoor images verify --read-data --quarantine dir:/srv/images
       Everything is read; the next captures send again what is damaged";
 
-/// Ranges of a disk that are shown; all are in the JSON document.
-const SHOWN: usize = 20;
-
 /// Check that a store has all that its images need
 ///
 /// Looks at the trees of all images, and whether each chunk lies in a pack that is there and as long as its table says; with --read-data
-/// also at the content of the packs. Names the images, disks and byte ranges that are hurt. A chunk that is damaged in one pack and whole
+/// also at the content of the packs. Names the images, disks, byte ranges and files that are hurt. A chunk that is damaged in one pack and whole
 /// in another hurts nothing. `unmoor verify STORE/NAME` reads one image through.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -65,7 +61,9 @@ impl Verify {
             threads: self.threads,
         };
         let report = store.check(&options, terminal)?;
-        let hurt: Vec<(Value, Vec<String>)> = report.hurt.iter().map(|hurt| describe(&store, hurt)).collect();
+        let mut naming = hurt::Naming::new(&store, terminal);
+        let hurt: Vec<(Value, Vec<String>)> =
+            report.hurt.iter().map(|hurt| naming.describe(hurt)).collect::<Result<_>>()?;
         let mut lines = lines(&report);
         lines.extend(hurt.iter().flat_map(|(_, lines)| lines.clone()));
         let hurt: Vec<Value> = hurt.into_iter().map(|(document, _)| document).collect();
@@ -118,39 +116,4 @@ fn lines(report: &CheckReport) -> Vec<String> {
         lines.push("everything that the images need is there".into());
     }
     lines
-}
-
-/// A hurt image with the names of what lies where it is hurt.
-fn describe(store: &Store, hurt: &HurtImage) -> (Value, Vec<String>) {
-    let name = format!("{}@{}", plain(&hurt.machine), hurt.time);
-    let mut lines = vec![match &hurt.because {
-        Some(because) => format!("hurt: {name}: nothing of it can be read: {}", plain(because)),
-        None => format!("hurt: {name}"),
-    }];
-    let record = ImageName::parse(&format!("{}@{}", hurt.machine, hurt.time))
-        .and_then(|name| store.record(&store.find(&name)?))
-        .ok();
-    let mut disks = Vec::new();
-    for disk in &hurt.disks {
-        let known = record.as_ref().and_then(|record| record.manifest.disks.get(disk.disk));
-        let total: u64 = disk.ranges.iter().map(|(start, end)| end - start).sum();
-        lines.push(format!("  disk {}: {} in {} ranges", disk.disk, show_size(total), disk.ranges.len()));
-        let mut ranges = Vec::new();
-        for (index, (start, end)) in disk.ranges.iter().enumerate() {
-            let names =
-                known.map(|known| names_at(&(*start..*end), &known.regions).join(", ")).unwrap_or_default();
-            if index < SHOWN {
-                lines.push(format!("    {start:#x} to {end:#x}: {}", plain(&names)));
-            }
-            ranges.push(json!({ "start": start, "end": end, "where": names }));
-        }
-        if disk.ranges.len() > SHOWN {
-            lines.push(format!("    and {} more", disk.ranges.len() - SHOWN));
-        }
-        disks.push(json!({ "disk": disk.disk, "ranges": ranges }));
-    }
-    let document = json!({
-        "machine": hurt.machine, "time": hurt.time, "because": hurt.because, "disks": disks,
-    });
-    (document, lines)
 }

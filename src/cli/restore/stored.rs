@@ -11,6 +11,7 @@ use unmoor_restore::plan::Target;
 
 use super::{Arguments, target};
 use crate::output::Terminal;
+use crate::records;
 
 /// Opens the image that the arguments name, and finds its disks' targets; with its manifest.
 pub(super) fn open(arguments: &Arguments, terminal: &Terminal) -> Result<(Vec<(Image, Target)>, Manifest)> {
@@ -37,9 +38,10 @@ pub(super) fn open(arguments: &Arguments, terminal: &Terminal) -> Result<(Vec<(I
         let Some((_, path)) = wanted.iter().find(|(wanted, _)| *wanted == index) else { continue };
         let target = target::find(path, arguments, terminal)?;
         arguments.check_device(&target, false)?;
-        let name = if manifest.disks.len() > 1 { format!("{name}.{}", record.image) } else { name.clone() };
+        let several = manifest.disks.len() > 1;
+        let name = records::stored_name(&name, several.then_some(&record.image));
         let map = (disk.extents, disk.leaves);
-        pairs.push((Image::stored(name.as_ref(), record, Arc::new(disk.source), map), target));
+        pairs.push((Image::stored(&name, record, Arc::new(disk.source), map), target));
     }
     Ok((pairs, manifest))
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A source that ends: after so many bytes every read is an error.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::{BlockSource, Error, Extent, Result};
 
@@ -12,12 +12,18 @@ const LEAST: u64 = 512;
 pub struct Limited<'a> {
     inner: &'a dyn BlockSource,
     left: AtomicU64,
+    spent: AtomicBool,
 }
 
 impl<'a> Limited<'a> {
     /// At most `bytes` of `inner`.
     pub fn new(inner: &'a dyn BlockSource, bytes: u64) -> Self {
-        Self { inner, left: AtomicU64::new(bytes) }
+        Self { inner, left: AtomicU64::new(bytes), spent: AtomicBool::new(false) }
+    }
+
+    /// True once a read was refused because it was too many.
+    pub fn is_spent(&self) -> bool {
+        self.spent.load(Ordering::Relaxed)
     }
 }
 
@@ -34,6 +40,7 @@ impl BlockSource for Limited<'_> {
         let cost = LEAST.max(buf.len() as u64);
         let take = |left: u64| left.checked_sub(cost);
         if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
+            self.spent.store(true, Ordering::Relaxed);
             return Err(Error::malformed(
                 "reading files",
                 "it takes too many reads: the structures may be a ring",

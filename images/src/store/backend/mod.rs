@@ -8,7 +8,7 @@ use super::Location;
 use crate::{ErrorKind, Result};
 
 pub use directory::Directory;
-pub use s3::{Patience, S3, S3Options, addresses};
+pub use s3::{Patience, S3, S3Options, addresses, decode_answer, decode_profile};
 
 /// An object that a listing found.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //! Packs read through: every chunk unpacked and hashed, and the pack's own table compared with the index's.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +12,7 @@ use crate::monitor::{Event, Phase};
 use crate::store::catalog::{Catalog, id_of};
 use crate::store::encode::decode;
 use crate::store::ids::{IdSet, short};
+use crate::store::near::{Reach, together};
 use crate::store::pack::{Entry, PackTable};
 use crate::store::pool::parallel;
 use crate::store::walk::cancelled;
@@ -19,8 +21,8 @@ use crate::{Monitor, Result};
 
 /// Packs whose tables are in memory.
 const TOGETHER: usize = 16;
-/// Most bytes of one read from a pack.
-const MOST_READ: u64 = 4 << 20;
+/// What is read of a pack at a time. All of it is wanted, so that nothing is skipped.
+const REACH: Reach = Reach { gap: u64::MAX, most: 4 << 20 };
 
 /// Reads packs; of `wanted` chunks only, where that is given. Answers what is damaged.
 pub(super) fn read(
@@ -85,13 +87,10 @@ impl Run<'_> {
             .filter(|(_, entry)| self.wanted.is_none_or(|wanted| wanted.contains(&entry.id)))
             .collect();
         let object = PackTable::object(&table.id);
-        let mut rest = chunks.as_slice();
-        while let Some((start, _)) = rest.first() {
-            let near = |(at, entry): &&(u64, &Entry)| at + u64::from(entry.stored) - start <= MOST_READ;
-            let count = rest.iter().take_while(near).count().max(1);
-            let (now, later) = rest.split_at(count);
-            rest = later;
-            bad.extend(run_of_chunks(store, &object, *start, now));
+        let span = |(at, entry): &(u64, &Entry)| (number, *at..at + u64::from(entry.stored));
+        for (members, range) in together(&chunks, REACH, span) {
+            let now = chunks.get(members).unwrap_or_default();
+            bad.extend(run_of_chunks(store, &object, &range, now));
             let bytes = now.iter().map(|(_, entry)| u64::from(entry.stored)).sum();
             let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
             self.monitor.event(Event::Advanced { disk: 0, done_bytes: done, written_bytes: 0 });
@@ -110,9 +109,9 @@ impl Run<'_> {
 }
 
 /// Those of some chunks of a pack, which lie one behind the other, that are damaged.
-fn run_of_chunks(store: &Store, object: &str, start: u64, chunks: &[(u64, &Entry)]) -> Vec<Id> {
-    let stop = chunks.last().map_or(start, |(at, entry)| at + u64::from(entry.stored));
-    let mut bytes = vec![0; (stop - start) as usize];
+fn run_of_chunks(store: &Store, object: &str, range: &Range<u64>, chunks: &[(u64, &Entry)]) -> Vec<Id> {
+    let start = range.start;
+    let mut bytes = vec![0; (range.end - start) as usize];
     let read = store.backend().read(object, &mut bytes, start).is_ok();
     let mut plain = Vec::new();
     let damaged = chunks.iter().filter(|(at, entry)| {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   own lease (one prune at a time) -> images, trees: what is used -> tables: how much of each pack
-//!     -> copy what is used of packs that are mostly unused -> mark -> wait for every lease that is there then
+//!     -> copy what is used of packs that are mostly unused, or many and small -> mark -> wait for every lease that is there then
 //!     -> images again: what new ones use is taken off the list -> indexes without them -> sweep -> remove the mark
 //! ```
 //!
@@ -36,7 +36,7 @@ pub struct PruneOptions {
     pub without: Vec<ImageRef>,
     /// Change nothing.
     pub dry_run: bool,
-    /// A pack of which more percent are unused is written anew without that.
+    /// A pack of which more percent are unused is written anew without that. With 100 small packs are not put together either.
     pub max_unused_percent: u8,
     /// Wait for captures that run. Otherwise what they may rely on is left marked for the next prune.
     pub wait: bool,
@@ -75,7 +75,11 @@ pub struct PruneReport {
     pub repacked_packs: u64,
     /// Their bytes.
     pub repacked_bytes: u64,
-    /// What is used of them, and written to new packs.
+    /// Packs that are put together, because there are many small ones.
+    pub merged_packs: u64,
+    /// Their bytes.
+    pub merged_bytes: u64,
+    /// What is used of all these, and written to new packs.
     pub copied_bytes: u64,
     /// Unused bytes in packs that stay.
     pub left_unused_bytes: u64,

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use super::copies::Copies;
 use super::{Before, PruneOptions, PruneReport, Used};
+use crate::store::PACK;
 use crate::store::catalog::Catalog;
 use crate::store::ids::{Bits, short};
 use crate::store::pack::Entry;
@@ -19,7 +20,22 @@ pub(super) enum Fate {
     Goes,
     /// What is used of it is written to another pack; then it goes.
     Moves,
+    /// The same, not for what is unused of it, but because there are many small ones.
+    Merges,
 }
+
+impl Fate {
+    /// True if what is used of it is written to another pack.
+    pub(super) fn is_copied(self) -> bool {
+        matches!(self, Self::Moves | Self::Merges)
+    }
+}
+
+/// A pack of fewer bytes is small. Captures of machines that change little leave one each, and every one costs a listing's line, a request
+/// of those who read it, and the seek.
+const SMALL: u64 = PACK as u64 / 4;
+/// So many small packs are put together. Fewer stay: what was put together once, but did not fill a pack, would be copied each time.
+const MANY: usize = 16;
 
 /// How much of a pack is used.
 #[derive(Debug, Clone, Copy, Default)]
@@ -94,8 +110,9 @@ impl Plan {
             };
             fates.push(fate);
         }
-        report.freed_bytes =
-            (report.unused_bytes + report.repacked_bytes).saturating_sub(report.copied_bytes);
+        merge(catalog, &counts, &mut fates, options, &mut report);
+        report.freed_bytes = (report.unused_bytes + report.repacked_bytes + report.merged_bytes)
+            .saturating_sub(report.copied_bytes);
         Ok(Self { fates, copies, report })
     }
 
@@ -103,9 +120,12 @@ impl Plan {
     pub(super) fn stays(&mut self, number: u32, catalog: &Catalog) {
         let bytes = catalog.packs.get(number as usize).map_or(0, |pack| pack.bytes);
         if let Some(fate) = self.fates.get_mut(number as usize) {
-            *fate = Fate::Stays;
-            self.report.repacked_packs = self.report.repacked_packs.saturating_sub(1);
-            self.report.repacked_bytes = self.report.repacked_bytes.saturating_sub(bytes);
+            let (packs, of) = match std::mem::replace(fate, Fate::Stays) {
+                Fate::Merges => (&mut self.report.merged_packs, &mut self.report.merged_bytes),
+                _ => (&mut self.report.repacked_packs, &mut self.report.repacked_bytes),
+            };
+            *packs = packs.saturating_sub(1);
+            *of = of.saturating_sub(bytes);
             self.report.odd_packs += 1;
         }
     }
@@ -113,6 +133,38 @@ impl Plan {
     /// True if this chunk of a pack is used, and this copy of it stays.
     pub(super) fn is_used(&self, used: &Used, number: u32, entry: &Entry) -> bool {
         used.chunks.contains(&entry.id) && self.copies.is_used(&entry.id, number)
+    }
+}
+
+/// Puts small packs that would stay together, if they are many. Those that no index lists may be of captures that have not ended.
+fn merge(
+    catalog: &Catalog,
+    counts: &[Count],
+    fates: &mut [Fate],
+    options: &PruneOptions,
+    report: &mut PruneReport,
+) {
+    // Who wants nothing copied for unused bytes wants nothing copied for order's sake.
+    if options.max_unused_percent >= 100 {
+        return;
+    }
+    let packs = || catalog.packs.iter().zip(counts).enumerate();
+    let small = packs().filter(|(number, (pack, count))| {
+        let stays = fates.get(*number) == Some(&Fate::Stays);
+        stays && pack.indexed && pack.bytes < SMALL && count.judged && !count.held && count.used_chunks > 0
+    });
+    let small: Vec<usize> = small.map(|(number, _)| number).collect();
+    if small.len() < MANY {
+        return;
+    }
+    for number in small {
+        let (Some(count), Some(fate)) = (counts.get(number), fates.get_mut(number)) else { continue };
+        *fate = Fate::Merges;
+        report.merged_packs += 1;
+        report.merged_bytes += count.bytes;
+        report.copied_bytes += count.used_bytes;
+        report.left_unused_bytes =
+            report.left_unused_bytes.saturating_sub(count.bytes.saturating_sub(count.used_bytes));
     }
 }
 

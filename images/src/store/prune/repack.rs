@@ -3,20 +3,21 @@
 //! seal depends on the pack, and only once they were unpacked and hashed.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
-use super::plan::{Fate, Plan};
+use super::plan::Plan;
 use crate::store::catalog::Catalog;
 use crate::store::check::is_right;
 use crate::store::index::{IndexObject, MOST_ENTRIES};
 use crate::store::leases::Lease;
+use crate::store::near::{Reach, together};
 use crate::store::pack::{Entry, PackTable};
 use crate::store::walk::cancelled;
 use crate::store::{Id, PACK};
 use crate::{Monitor, Result, ResultExt};
 
-/// Most bytes of one read from a pack, and bytes between two chunks that are read rather than skipped.
-const MOST_READ: u64 = 4 << 20;
-const GAP: u64 = 256 << 10;
+/// What is read of a pack at a time.
+const REACH: Reach = Reach { gap: 256 << 10, most: 4 << 20 };
 
 /// Packs that are copied, and where to.
 pub(super) type Moves = Vec<(Id, Vec<Id>)>;
@@ -37,15 +38,13 @@ pub(super) fn run(
         tables: Vec::new(),
         moves: Vec::new(),
     };
-    let moving = |plan: &Plan, number: u32| plan.fates.get(number as usize) == Some(&Fate::Moves);
-    if !plan.fates.contains(&Fate::Moves) {
+    let moving =
+        |plan: &Plan, number: u32| plan.fates.get(number as usize).is_some_and(|fate| fate.is_copied());
+    let packs = plan.report.repacked_packs + plan.report.merged_packs;
+    if packs == 0 {
         return Ok(copier.moves);
     }
-    monitor.note(format!(
-        "copying {} MiB of {} packs",
-        plan.report.copied_bytes >> 20,
-        plan.report.repacked_packs
-    ));
+    monitor.note(format!("copying {} MiB of {packs} packs", plan.report.copied_bytes >> 20));
     catalog.tables(&mut |number, table| {
         if !moving(plan, number) {
             return Ok(());
@@ -90,24 +89,14 @@ impl Copier<'_> {
     fn copy(&mut self, table: &PackTable, chunks: &[(u64, Entry)]) -> Result<bool> {
         let store = &self.catalog.store;
         let object = PackTable::object(&table.id);
-        let (mut rest, mut plain) = (chunks, Vec::new());
-        while let Some((start, first)) = rest.first() {
-            let (mut stop, mut count) = (start + u64::from(first.stored), 1);
-            for (at, entry) in rest.iter().skip(1) {
-                let end = at + u64::from(entry.stored);
-                if *at > stop + GAP || end - start > MOST_READ {
-                    break;
-                }
-                stop = end;
-                count += 1;
-            }
-            let (now, later) = rest.split_at(count);
-            rest = later;
-            let mut bytes = vec![0; (stop - start) as usize];
-            if store.backend().read(&object, &mut bytes, *start).is_err() {
+        let mut plain = Vec::new();
+        let span = |(at, entry): &(u64, Entry)| (0, *at..at + u64::from(entry.stored));
+        for (members, Range { start, end }) in together(chunks, REACH, span) {
+            let mut bytes = vec![0; (end - start) as usize];
+            if store.backend().read(&object, &mut bytes, start).is_err() {
                 return Ok(false);
             }
-            for (at, entry) in now {
+            for (at, entry) in chunks.get(members).unwrap_or_default() {
                 let from = (at - start) as usize;
                 let stored = bytes.get(from..from + entry.stored as usize).unwrap_or_default();
                 if !is_right(store, entry, stored, &mut plain) {
@@ -154,7 +143,7 @@ impl Copier<'_> {
         store.backend().barrier()?;
         let written = self.tables.iter().map(|table| table.pack_bytes(store.seal())).sum::<u64>();
         plan.report.copied_bytes = written;
-        let before = plan.report.unused_bytes + plan.report.repacked_bytes;
+        let before = plan.report.unused_bytes + plan.report.repacked_bytes + plan.report.merged_bytes;
         plan.report.freed_bytes = before.saturating_sub(written);
         Ok(self.moves)
     }

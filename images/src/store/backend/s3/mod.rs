@@ -39,6 +39,31 @@ use settings::Settings;
 pub use persist::Patience;
 pub use resolve::addresses;
 
+/// What a name server's message answers to the question for the addresses of `name`, for the fuzzer. None where it has to be asked again
+/// by TCP.
+///
+/// # Errors
+///
+/// `Malformed` where it answers nothing of the kind.
+pub fn decode_answer(name: &str, message: &[u8]) -> Result<Option<Vec<std::net::IpAddr>>> {
+    let question = dns::question(0x1234, name, dns::Kind::A)
+        .ok_or_else(|| Error::new(ErrorKind::Usage, "asking a name server").because("it is no name"))?;
+    Ok(match dns::answer(&question, message, dns::Kind::A)? {
+        dns::Answer::Addresses(found) => Some(found),
+        dns::Answer::Nothing => Some(Vec::new()),
+        dns::Answer::Truncated => None,
+    })
+}
+
+/// What the two files say of a profile, for the fuzzer.
+pub fn decode_profile(
+    credentials: &str,
+    config: &str,
+    name: &str,
+) -> Option<std::collections::BTreeMap<String, String>> {
+    profile::find(credentials, config, name)
+}
+
 /// Bytes of a part, and of the largest object that is sent as one. S3 wants at least 5 MiB.
 const PART: usize = 8 << 20;
 /// Objects that are listed between two looks at the caller.
