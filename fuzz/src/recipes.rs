@@ -153,7 +153,7 @@ printf 'softdep a pre: e fs-x post: c_d\nsoftdep e pre: a\n' >disk3; mkdir -p r/
     by("package", "xz", "1 files", "mkdir -p t/usr/lib/shim; echo x >t/usr/lib/shim/mmx64.efi; tar --sort=name --mtime=@0 --owner=0 --group=0 -C t -cJf data.tar.xz ./usr; echo 2.0 >debian-binary; tar -cJf control.tar.xz -T /dev/null; ar rcD disk1 debian-binary control.tar.xz data.tar.xz"),
     here("dhcp", "offer", "answer", |at| packet(at, 2), "an offer with the options of RFC 2132 that are asked for"),
     here("dhcp", "refusal", "answer", |at| packet(at, 6), "the same, refused"),
-    by("partclone", "vfat", "FAT16 of version 2, read", "disk 4M; mkfs.vfat -F 16 disk1 >&2; partclone.vfat -q -c -s disk1 -o image >&2; mv image disk1"),
+    by("partclone", "vfat", "FAT16 of version 2, read", "disk 16M; mkfs.vfat -F 16 disk1 >&2; partclone.vfat -q -c -s disk1 -o image >&2; mv image disk1"),
     by("partclone", "ext4-gz", "EXTFS of version 2, read", "disk 2M; mke2fs -q -t ext4 -O ^has_journal -N 16 disk1; partclone.ext4 -q -c -s disk1 -o image >&2; gzip -n9 <image >disk1"),
     here("partclone", "v1", "EXTFS of version 1, damaged", |at| std::fs::write(at.join("disk1"), partclone_v1()).unwrap(), "an image of version 0001 whose checksums are zeros"),
     here("discover", "pxe", "client, Some(UefiX64)", |at| discover(at, 0), "the discovery of UEFI's PXE (RFC 4578)"),
