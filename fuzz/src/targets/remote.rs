@@ -3,8 +3,8 @@
 //! storage, another machine's inventory.
 
 use unmoor_convert::profiles;
-use unmoor_images::ErrorKind;
 use unmoor_images::store::backend::{decode_answer, decode_profile};
+use unmoor_images::{BlockSource, ErrorKind};
 use unmoor_pxe_boot::{dhcp, tftp};
 
 use super::{Answer, check_error, file_of, folder};
