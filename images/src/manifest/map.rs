@@ -42,6 +42,11 @@ pub fn encode_map(extents: &ExtentMap, leaves: &Leaves) -> Vec<u8> {
     out
 }
 
+/// The same, piece by piece.
+pub fn encode_map_to(out: &mut impl Write, extents: &ExtentMap, leaves: &Leaves) -> std::io::Result<()> {
+    encode(out, extents, leaves)
+}
+
 /// Decodes a map; every length is bounded by what is really there. What stands behind it is left alone.
 pub fn decode_map(mut bytes: &[u8]) -> Result<(ExtentMap, Leaves)> {
     decode(&mut bytes)

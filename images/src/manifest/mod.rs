@@ -24,7 +24,7 @@ use crate::partition::PartitionTable;
 use crate::{BlockSource, Error, ErrorKind, ExtentMap, Result, ResultExt, State};
 
 pub use machine::{BusFacts, DiskFacts, Firmware, MachineFacts, NicFacts, PciFacts};
-pub use map::{decode_map, encode_map, read_map, write_map};
+pub use map::{decode_map, encode_map, encode_map_to, read_map, write_map};
 
 /// The version of [`Manifest`] that this crate writes. Readers refuse a larger one.
 pub const VERSION: u32 = 1;

@@ -187,6 +187,18 @@ impl Dedup {
         true
     }
 
+    /// True if the chunk is there. Nobody relies on it for that.
+    pub(super) fn knows(&self, id: &Id) -> bool {
+        self.chunks.contains_key(id)
+    }
+
+    /// Takes back a claim that came to nothing.
+    pub(super) fn unclaim(&mut self, id: &Id) {
+        if self.chunks.get(id) == Some(&OWN) {
+            self.chunks.remove(id);
+        }
+    }
+
     /// The earlier pack that a chunk is taken from.
     pub(super) fn pack_of(&self, id: &Id) -> Option<Id> {
         self.packs.get(*self.chunks.get(id)? as usize).map(|pack| pack.id)

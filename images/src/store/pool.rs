@@ -29,6 +29,7 @@ impl Buffers {
         let mut state = self.state();
         loop {
             if let Some(mut buffer) = state.1.pop() {
+                buffer.shrink_to(capacity);
                 buffer.reserve_exact(capacity);
                 return buffer;
             }

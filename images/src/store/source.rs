@@ -2,14 +2,17 @@
 //! A disk of a stored image, read at any address: chunks fetched, checked against their hashes, and kept for small reads. For who
 //! reads from front to back, `ahead.rs` has them there already.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::ahead::{Ahead, Chunks};
 use super::encode::decode;
 use super::near::{Reach, together};
+use super::pack::Codec;
+use super::packed::PackedLeaf;
 use super::reader::{Place, Places};
+use super::seal::Kind;
 use crate::manifest::hex;
 use crate::merkle::{self, Hash, Leaves};
 use crate::source::check_range;
@@ -138,6 +141,56 @@ impl StoreSource {
             let stored = bytes.get(from..from + want.place.stored as usize).unwrap_or_default();
             if read.is_err() || self.unpack(want, stored).is_err() {
                 self.fetch_again(want, &pack)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands the leaves `range` that are not zeros to `each`, every content once, in no order, compressed as they are stored: whoever
+    /// gets them compares their hashes. With `checked` they are compared here, as they are for reads, and come unpacked: so a damaged
+    /// copy is found, and another one taken in its place.
+    ///
+    /// # Errors
+    ///
+    /// As reading; and those of `each`.
+    pub fn packed(
+        &self,
+        range: Range<u64>,
+        checked: bool,
+        each: &mut dyn FnMut(PackedLeaf<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut wants: Vec<(u64, Hash, Place)> = Vec::new();
+        let mut seen: HashSet<Hash> = HashSet::new();
+        for (first, count, hash) in self.leaves().runs_within(range) {
+            for index in first..first.saturating_add(count) {
+                if !self.chunks.is_zero(index, &hash) && seen.insert(hash) {
+                    wants.push((index, hash, self.place(index, &hash)?));
+                }
+            }
+        }
+        wants.sort_unstable_by_key(|(_, _, place)| (place.pack, place.at));
+        let seal = self.places().store().seal();
+        let mut bytes = Vec::new();
+        for (members, range) in together(&wants, REACH, |(.., place)| place.span()) {
+            let members = wants.get(members).unwrap_or_default();
+            let Some((_, _, first)) = members.first() else { continue };
+            bytes.resize((range.end - range.start) as usize, 0);
+            let pack = self.places().pack(first);
+            let read =
+                !checked && self.places().store().backend().read(pack, &mut bytes, range.start).is_ok();
+            for (index, hash, place) in members {
+                let from = (u64::from(place.at) - range.start) as usize;
+                let stored = bytes.get(from..from + place.stored as usize).filter(|_| read);
+                let opened = stored.and_then(|stored| seal.open(Kind::Chunk, &seal.id(hash), stored).ok());
+                match opened {
+                    Some(opened) => {
+                        each(PackedLeaf { hash: *hash, raw: place.raw, codec: place.codec, bytes: &opened })?;
+                    }
+                    None => {
+                        let leaf = self.leaf(*index, hash)?;
+                        each(PackedLeaf { hash: *hash, raw: place.raw, codec: Codec::Plain, bytes: &leaf })?;
+                    }
+                }
             }
         }
         Ok(())

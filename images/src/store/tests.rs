@@ -9,6 +9,7 @@ mod faults;
 mod faulty;
 mod fixture;
 mod hostile;
+mod packed;
 mod pruned;
 mod pruning;
 mod scene;

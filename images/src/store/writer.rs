@@ -10,7 +10,7 @@
 //! three packs, and what is known to be there (`dedup.rs`).
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::dedup::Dedup;
@@ -53,16 +53,18 @@ pub struct WriterOptions {
 /// A capture that has begun.
 #[must_use = "a capture that is not committed leaves packs that no image uses"]
 pub struct Writer {
-    store: Store,
+    pub(super) store: Store,
     machine: String,
-    level: Option<i32>,
-    lease: Lease,
+    pub(super) level: Option<i32>,
+    pub(super) lease: Lease,
     parent: Option<ImageRef>,
-    dedup: Mutex<Dedup>,
+    pub(super) dedup: Mutex<Dedup>,
     filling: Mutex<Filling>,
     sending: Sending,
-    encoders: Mutex<Vec<(Encoder, Vec<u8>)>>,
-    new_bytes: AtomicU64,
+    pub(super) encoders: Mutex<Vec<(Encoder, Vec<u8>)>>,
+    /// Bytes at which a pack is closed.
+    pub(super) pack_bytes: AtomicUsize,
+    pub(super) new_bytes: AtomicU64,
     stored_bytes: AtomicU64,
 }
 
@@ -73,7 +75,7 @@ struct Filling {
     entries: Vec<Entry>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -125,6 +127,7 @@ impl Writer {
             filling: Mutex::default(),
             sending: Sending::new(store)?,
             encoders: Mutex::default(),
+            pack_bytes: AtomicUsize::new(PACK),
             new_bytes: AtomicU64::new(0),
             stored_bytes: AtomicU64::new(0),
         })
@@ -184,18 +187,19 @@ impl Writer {
     }
 
     /// Puts encoded chunks side by side into the pack; one that is full goes its way.
-    fn append(&self, entries: &[Entry], bytes: &[u8]) -> Result<()> {
+    pub(super) fn append(&self, entries: &[Entry], bytes: &[u8]) -> Result<()> {
         self.stored_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let most = self.pack_bytes.load(Ordering::Relaxed);
         let full = {
             let mut filling = lock(&self.filling);
             let sealed = self.store.seal().is_sealed();
             if filling.pack.is_none() {
                 let header = PackTable::header(sealed)?;
-                filling.pack.insert(self.sending.buffer(PACK + (2 << 20))).extend_from_slice(&header);
+                filling.pack.insert(self.sending.buffer(most + (2 << 20))).extend_from_slice(&header);
             }
             let pack = filling.pack.get_or_insert_default();
             pack.extend_from_slice(bytes);
-            let full = pack.len() >= PACK;
+            let full = pack.len() >= most;
             filling.entries.extend_from_slice(entries);
             full.then(|| std::mem::take(&mut *filling))
         };
@@ -215,7 +219,7 @@ impl Writer {
     }
 
     /// Sends the last pack, and waits until all have arrived.
-    fn send_rest(&self) -> Result<Vec<PackTable>> {
+    pub(super) fn send_rest(&self) -> Result<Vec<PackTable>> {
         self.send_pack(std::mem::take(&mut *lock(&self.filling)))?;
         self.sending.finish()
     }
@@ -247,7 +251,8 @@ impl Writer {
             trees = self.trees(disks)?;
             sent = self.send_rest()?;
         }
-        let packs = self.write_indexes(&sent).doing(|| "storing the index")?;
+        let new_packs = sent.len() as u64;
+        let packs = self.write_indexes(sent).doing(|| "storing the index")?;
         self.store.backend().barrier()?;
         self.lease.check()?;
         let summary = Summary {
@@ -259,7 +264,7 @@ impl Writer {
                 read_bytes,
                 new_bytes: self.new_bytes.load(Ordering::Relaxed),
                 stored_bytes: self.stored_bytes(),
-                packs: sent.len() as u64,
+                packs: new_packs,
             },
         };
         let record = ImageRecord::new(summary.clone(), trees, packs, manifest);
@@ -342,9 +347,9 @@ impl Writer {
     }
 
     /// Index objects for what no index lists yet; answers all packs that the image relies on.
-    fn write_indexes(&self, own: &[PackTable]) -> Result<Vec<IndexedPacks>> {
+    pub(super) fn write_indexes(&self, own: Vec<PackTable>) -> Result<Vec<IndexedPacks>> {
         let mut lists: Vec<IndexedPacks> = Vec::new();
-        let mut fresh: Vec<PackTable> = own.to_vec();
+        let mut fresh = own;
         {
             let dedup = lock(&self.dedup);
             for pack in dedup.used() {

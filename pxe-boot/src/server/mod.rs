@@ -2,5 +2,6 @@
 //! The server: machines, jobs, and the store behind them.
 
 mod admin;
+pub mod store;
 
 pub use admin::{Admin, Image, Subscription};
