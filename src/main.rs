@@ -7,6 +7,7 @@ mod cache;
 mod cli;
 mod fit;
 mod output;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Nbd(arguments) => cli::nbd::run(arguments, &terminal),
         Command::Rescue(arguments) => cli::rescue::run(arguments, &terminal),
         Command::Agent(arguments) => cli::agent::run(arguments, &terminal),
+        Command::Serve(arguments) => cli::serve::run(arguments, &terminal),
         Command::Completions(arguments) => cli::completions::run(arguments, &terminal),
         Command::Dev(arguments) => cli::dev::run(arguments, &terminal),
     };
