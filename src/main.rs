@@ -8,6 +8,7 @@ mod cli;
 mod fit;
 mod output;
 mod records;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Nbd(arguments) => cli::nbd::run(arguments, &terminal),
         Command::Rescue(arguments) => cli::rescue::run(arguments, &terminal),
         Command::Agent(arguments) => cli::agent::run(arguments, &terminal),
+        Command::Serve(arguments) => cli::serve::run(arguments, &terminal),
         Command::Completions(arguments) => cli::completions::run(arguments, &terminal),
         Command::Dev(arguments) => cli::dev::run(arguments, &terminal),
     };

@@ -3,16 +3,16 @@
 //! network namespaces; nothing leaves them.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "helpers of tests are tests")]
 
+mod common;
+
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, setns, unshare};
-use unmoor_images::Monitor;
-use unmoor_images::monitor::Event;
+use common::{Running, Told, neighbour, on_a_network};
+use nix::sched::{CloneFlags, setns};
 use unmoor_pxe_boot::dhcp::options::{ARCHITECTURE, BOOT_FILE, MESSAGE_TYPE, VENDOR_CLASS, message};
 use unmoor_pxe_boot::dhcp::{
     Architecture, Boot, Client, Loader, Menu, Network, Op, Packet, Pool, Responder, Role, Server, Settings,
@@ -27,99 +27,6 @@ impl Menu for Files {
         let uefi = client.architecture == Some(Architecture::UefiX64) && client.loader == Loader::Pxe;
         uefi.then(|| Boot { server: HOST, file: "snponly.efi".to_owned() })
     }
-}
-
-#[derive(Default)]
-struct Told {
-    stop: AtomicBool,
-    said: Mutex<Vec<String>>,
-}
-
-impl Monitor for Told {
-    fn event(&self, event: Event) {
-        if let Event::Note(text) | Event::Warning(text) = event {
-            self.said.lock().unwrap().push(text);
-        }
-    }
-
-    fn cancelled(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-}
-
-/// A process; killed when dropped.
-struct Running(Child);
-
-impl Running {
-    fn start(program: &str, arguments: &[&str]) -> Self {
-        let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Self(command.spawn().unwrap_or_else(|error| panic!("{program} has to be installed: {error}")))
-    }
-
-    fn pid(&self) -> String {
-        self.0.id().to_string()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// A namespace at the other end of a cable to `bridge`, in which its end is called eth0.
-fn neighbour(bridge: &str, number: u8) -> Running {
-    let holder = Running::start("unshare", &["--net", "sleep", "120"]);
-    // The namespace is there once the process' own is another.
-    let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
-    let start = Instant::now();
-    let global = std::fs::read_link(format!("/proc/{}/ns/net", std::process::id())).unwrap();
-    loop {
-        let theirs = std::fs::read_link(format!("/proc/{}/ns/net", holder.pid())).unwrap();
-        if theirs != own && theirs != global {
-            break;
-        }
-        assert!(start.elapsed() < Duration::from_secs(20));
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    ip(&format!("link add end{number} type veth peer name eth0 netns {}", holder.pid()));
-    ip(&format!("link set end{number} master {bridge} up"));
-    let inside = |arguments: &str| {
-        let pid = holder.pid();
-        let output = Command::new("nsenter")
-            .args(["--net", "--target", &pid, "ip"])
-            .args(arguments.split_whitespace())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{arguments}");
-    };
-    inside("link set lo up");
-    inside("link set eth0 up");
-    holder
-}
-
-/// A thread with a network of its own: a bridge br0 with [`HOST`].
-fn on_a_network(work: impl FnOnce() + Send) {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("this test needs root: {error}"));
-            ip("link set lo up");
-            ip("link add br0 type bridge forward_delay 0");
-            ip("addr add 10.9.0.1/24 dev br0");
-            ip("link set br0 up");
-            work();
-        });
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
-        }
-    });
 }
 
 /// Serves while `work` runs.

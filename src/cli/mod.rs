@@ -12,6 +12,7 @@ pub(crate) mod inspect;
 pub(crate) mod nbd;
 pub(crate) mod rescue;
 pub(crate) mod restore;
+pub(crate) mod serve;
 pub(crate) mod store;
 pub(crate) mod values;
 pub(crate) mod verify;
@@ -64,6 +65,7 @@ pub(crate) enum Command {
     Images(images::Arguments),
     Nbd(nbd::Arguments),
     Rescue(rescue::Arguments),
+    Serve(serve::Arguments),
     Agent(agent::Arguments),
     Completions(completions::Arguments),
     #[command(hide = true)]

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 use unmoor_images::{Error, ErrorKind, Result};
 use unmoor_initramfs::init::{self, Handler};
 use unmoor_initramfs::rescue::{self, Build, Built, KernelSource, Profile, iso, payload};
+use unmoor_pxe_boot::boot::check_option;
+use unmoor_pxe_boot::client::Pin;
 
 use crate::output::size::show_size;
 use crate::output::{Outcome, Terminal};
@@ -23,7 +25,11 @@ Examples:
 
   apt-get download isolinux syslinux-common shim-signed shim-helpers-amd64-signed grub-efi-amd64-signed
   unmoor rescue iso --out rescue.iso --kernel linux-image-*.deb --payload .
-      A CD image for BIOS and UEFI, which also starts from a USB disk";
+      A CD image for BIOS and UEFI, which also starts from a USB disk
+
+  unmoor rescue iso --out rescue.iso --server https://10.0.0.5 --pin 3f0c… \
+      --kernel linux-image-*.deb --payload .
+      One that does what this server says";
 
 /// Build the rescue environment: kernel and initramfs, with this program as the only one in it
 ///
@@ -66,6 +72,12 @@ struct IsoArguments {
     /// The kernel's command line
     #[arg(long, value_name = "TEXT", default_value = iso::COMMAND_LINE)]
     append: String,
+    /// The server whose jobs the machine does: https://10.0.0.5
+    #[arg(long, value_name = "URL", requires = "pin")]
+    server: Option<String>,
+    /// SHA-256 of the server's CA, as `unmoor serve` shows it
+    #[arg(long, value_name = "HEX", requires = "server")]
+    pin: Option<String>,
     #[command(flatten)]
     from: From,
 }
@@ -125,13 +137,14 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
         Command::Iso(arguments) => {
             terminal.one_document();
             // Before anything is built: what cannot become bootable is refused at once.
+            let command_line = arguments.command_line()?;
             let payload = payload::collect(&arguments.from.payload)?;
             let mut folder = arguments.out.as_os_str().to_owned();
             folder.push(".files");
             let folder = PathBuf::from(folder);
             let built = rescue::build(&arguments.from.build()?, &folder, arguments.from.cache().as_deref())?;
             let written =
-                iso::write(&built.kernel, &built.initramfs, &payload, &arguments.append, &arguments.out);
+                iso::write(&built.kernel, &built.initramfs, &payload, &command_line, &arguments.out);
             // What the image has in it is not needed beside it.
             std::fs::remove_dir_all(&folder).map_err(|error| Error::io("removing", error).path(&folder))?;
             written?;
@@ -139,6 +152,21 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
         }
     }
     Ok(Outcome::Done)
+}
+
+impl IsoArguments {
+    /// The kernel's command line, with the server and its CA's pin where they are given.
+    fn command_line(&self) -> Result<String> {
+        let (Some(server), Some(pin)) = (&self.server, &self.pin) else { return Ok(self.append.clone()) };
+        Pin::parse(pin)?;
+        let host = server.strip_prefix("https://").filter(|host| !host.is_empty());
+        if host.is_none() {
+            return Err(Error::new(ErrorKind::Usage, "naming the server")
+                .because(format!("{server:.200?} does not begin with https://")));
+        }
+        check_option(server)?;
+        Ok(format!("{} unmoor.server={server} unmoor.pin={pin}", self.append))
+    }
 }
 
 impl From {
@@ -247,6 +275,45 @@ impl Handler for Jobs {
                 "{} is no job that it knows: build it anew with this unmoor",
                 other.unwrap_or("nothing")
             ))),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        iso: IsoArguments,
+    }
+
+    fn line(more: &[&str]) -> Result<String> {
+        let arguments = ["iso", "--out", "x.iso"].iter().chain(more);
+        Line::try_parse_from(arguments)
+            .map_err(|error| Error::new(ErrorKind::Usage, error.to_string()))?
+            .iso
+            .command_line()
+    }
+
+    #[test]
+    fn the_server_and_its_pin_are_on_the_image_s_command_line_or_neither() {
+        let pin = "ab".repeat(32);
+        let expected = format!("{} unmoor.server=https://10.0.0.5:8443 unmoor.pin={pin}", iso::COMMAND_LINE);
+        assert_eq!(line(&["--server", "https://10.0.0.5:8443", "--pin", &pin]).unwrap(), expected);
+        assert_eq!(line(&[]).unwrap(), iso::COMMAND_LINE);
+        for wrong in [
+            &["--server", "https://10.0.0.5"][..],
+            &["--pin", &pin],
+            &["--server", "http://10.0.0.5", "--pin", &pin],
+            &["--server", "https://a b", "--pin", &pin],
+            &["--server", "https://10.0.0.5", "--pin", "abc"],
+        ] {
+            assert_eq!(line(wrong).unwrap_err().kind(), ErrorKind::Usage, "{wrong:?}");
         }
     }
 }

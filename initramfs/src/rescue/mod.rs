@@ -16,6 +16,7 @@ mod features;
 mod image;
 pub mod iso;
 mod kernel;
+pub mod loaders;
 pub mod payload;
 mod profile;
 mod selection;

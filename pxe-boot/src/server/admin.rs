@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use unmoor_images::Result;
-use unmoor_images::store::Summary;
+use unmoor_images::store::{Store, Summary};
 
 use crate::api::{Approve, Event, Job, LogLine, Machine, NewJob};
 
@@ -49,4 +49,22 @@ pub trait Admin: Send + Sync {
     fn images(&self) -> Result<Vec<Image>>;
     /// What changes from now on.
     fn subscribe(&self) -> Subscription;
+}
+
+/// The store's images, newest first. One that is being removed, or cannot be read, is not among them.
+pub(super) fn images(store: &Store) -> Result<Vec<Image>> {
+    let found = store.images()?;
+    let summaries = store.summaries(&found);
+    let mut images: Vec<Image> = found
+        .iter()
+        .zip(summaries)
+        .filter_map(|(image, summary)| {
+            let summary = summary.ok()?;
+            Some(Image { name: format!("{}@{}", summary.machine, image.time), summary })
+        })
+        .collect();
+    images.sort_by(|one, two| {
+        two.summary.created.cmp(&one.summary.created).then_with(|| one.name.cmp(&two.name))
+    });
+    Ok(images)
 }

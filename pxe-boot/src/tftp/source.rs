@@ -29,7 +29,7 @@ impl Opened {
     }
 
     /// Fills `buf` from byte `offset`.
-    pub(super) fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    pub(crate) fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         match self {
             Self::File(file, _) => file.read_exact_at(buf, offset),
             Self::Memory(bytes) => {

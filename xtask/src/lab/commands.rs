@@ -8,7 +8,9 @@ use crate::lab::fit::Tools;
 use crate::lab::guests::{GUESTS, guest};
 use crate::lab::hardware::{Bus, Chipset, Firmware, Nic};
 use crate::lab::qemu::{Disk, Machine, Writes};
-use crate::lab::{boot, cells, directory, drivers, initramfs, listing, read_text, rescue, rescue_boot};
+use crate::lab::{
+    boot, cells, directory, drivers, initramfs, listing, network_boot, read_text, rescue, rescue_boot,
+};
 use crate::packages::{self, Need};
 use crate::run::{Result, While};
 use crate::step::Steps;
@@ -95,6 +97,11 @@ pub(crate) enum Command {
         /// With this static binary instead of building one
         #[arg(long)]
         unmoor: Option<PathBuf>,
+    },
+    /// Start machines of each firmware from the network, by pxe-boot's servers
+    Network {
+        /// Cells of pxe-boot/tests/machines.rs: all, or those named
+        cells: Vec<String>,
     },
     /// Remove what interrupted runs left
     Clean,
@@ -194,6 +201,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode> {
         Command::RescueBoot { unmoor } => {
             rescue_boot::check(&unmoor.map_or_else(binary::static_release, Ok)?)?;
         }
+        Command::Network { cells } => network_boot::check(&cells)?,
         Command::Clean => {
             let lab = directory()?;
             for entry in std::fs::read_dir(&lab).while_doing(format_args!("reading {}", lab.display()))? {

@@ -12,6 +12,7 @@
 //! - [`initramfs`] boots small initramfs images of every compression to which unmoor appended files.
 //! - [`drivers`] boots a real guest's initramfs on hardware that it has no drivers for, before and after they are added.
 //! - [`nbd_boot`] boots a guest from its image over NBD, before anything is copied.
+//! - [`network_boot`] starts machines from the network: BIOS, UEFI by PXE and HTTP, Secure Boot, beside dnsmasq.
 //! - [`restore`] captures, verifies, restores, compares and boots; [`fit`] converts for other hardware and boots there;
 //!   [`changed`] has what must be refused. [`cells`] is the matrix of all these, and chooses from it.
 //!
@@ -34,6 +35,7 @@ pub(crate) mod listing;
 pub(crate) mod loop_device;
 pub(crate) mod nbd_boot;
 pub(crate) mod network;
+pub(crate) mod network_boot;
 pub(crate) mod old_content;
 pub(crate) mod proof;
 pub(crate) mod qemu;

@@ -60,14 +60,19 @@ pub(crate) fn check(unmoor: &Path) -> Result {
 
 /// A folder with the packages, downloaded where it is not there.
 fn packages() -> Result<PathBuf> {
+    downloaded("rescue-packages", &LOADERS)
+}
+
+/// A folder with packages and a kernel's, downloaded where it is not there.
+pub(crate) fn downloaded(folder: &str, loaders: &[&str]) -> Result<PathBuf> {
     let depends = crate::run::output(Command::new("apt-cache").args(["depends", KERNEL]))?;
     let kernel = depends
         .lines()
         .find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))
         .ok_or_else(|| Failure::new(format!("apt does not know what {KERNEL} depends on")))?;
     let kernel = format!("linux-image-{kernel}");
-    let names: Vec<&str> = LOADERS.iter().copied().chain([kernel.as_str()]).collect();
-    lab::cached("rescue-packages", &names, |directory| {
+    let names: Vec<&str> = loaders.iter().copied().chain([kernel.as_str()]).collect();
+    lab::cached(folder, &names, |directory| {
         run(Command::new("apt-get").arg("download").args(&names).current_dir(directory))
     })
 }

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The folder with boot files.
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use unmoor_images::{Error, Result, ResultExt};
+
+use crate::tftp::{Files as _, Folder, Opened};
+
+/// Files of the folder, by the names under which machines ask for them.
+pub mod names {
+    /// iPXE for BIOS, over the ROM's network driver.
+    pub const UNDIONLY: &str = "undionly.kpxe";
+    /// iPXE for UEFI with drivers of its own.
+    pub const IPXE: &str = "ipxe.efi";
+    /// iPXE for UEFI, over the firmware's network driver.
+    pub const SNPONLY: &str = "snponly.efi";
+    /// The first of Secure Boot's loaders.
+    pub const SHIM: &str = "shimx64.efi";
+    /// What shim asks for: GRUB's image for networks.
+    pub const GRUB: &str = "grubx64.efi";
+    /// What shim asks for where a key is to be enrolled.
+    pub const MOK_MANAGER: &str = "mmx64.efi";
+    /// The rescue environment's kernel.
+    pub const KERNEL: &str = "vmlinuz";
+    /// The rescue environment's initramfs.
+    pub const INITRAMFS: &str = "initramfs";
+    /// All of them: nothing else of the folder is read.
+    pub const ALL: [&str; 8] = [UNDIONLY, IPXE, SNPONLY, SHIM, GRUB, MOK_MANAGER, KERNEL, INITRAMFS];
+}
+
+/// What UEFI machines load first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UefiLoader {
+    /// shim and GRUB: with Secure Boot too.
+    Shim,
+    /// iPXE over the firmware's driver; Secure Boot has to be off.
+    Snponly,
+    /// iPXE with its own drivers; Secure Boot has to be off.
+    Ipxe,
+}
+
+impl UefiLoader {
+    /// The file that the firmware asks for.
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::Shim => names::SHIM,
+            Self::Snponly => names::SNPONLY,
+            Self::Ipxe => names::IPXE,
+        }
+    }
+
+    fn needs(self) -> &'static [&'static str] {
+        match self {
+            Self::Shim => &[names::SHIM, names::GRUB],
+            Self::Snponly => &[names::SNPONLY],
+            Self::Ipxe => &[names::IPXE],
+        }
+    }
+}
+
+/// A folder with boot files. All that is in it under one of [`names::ALL`] may be read by anybody.
+pub struct Shelf {
+    folder: Folder,
+    path: PathBuf,
+}
+
+impl Shelf {
+    /// Opens the folder.
+    ///
+    /// # Errors
+    ///
+    /// `Io` where it is not there.
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self { folder: Folder::open(path)?, path: path.to_owned() })
+    }
+
+    /// Puts a file into the folder: whole, or as it was.
+    ///
+    /// # Errors
+    ///
+    /// `Io` where it cannot be written.
+    pub fn put(&self, name: &str, content: &[u8]) -> Result<()> {
+        let path = self.path.join(name);
+        // What is the same stays as it is, with the time that clients know it by.
+        if std::fs::read(&path).is_ok_and(|old| old == content) {
+            return Ok(());
+        }
+        let doing = || format!("writing {}", path.display());
+        let next = self.path.join(format!(".{name}.next"));
+        let mut file = std::fs::File::create(&next).doing(doing)?;
+        file.write_all(content).and_then(|()| file.sync_all()).doing(doing)?;
+        std::fs::rename(&next, &path).doing(doing)
+    }
+
+    /// Takes a file out of the folder.
+    ///
+    /// # Errors
+    ///
+    /// `Io`.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        let path = self.path.join(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("removing", error).path(path))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it has a file.
+    pub fn has(&self, name: &str) -> bool {
+        names::ALL.contains(&name) && self.path.join(name).is_file()
+    }
+
+    /// The file of that very name, if it is one that machines may read.
+    pub(super) fn read(&self, name: &str) -> Result<Option<Opened>> {
+        if !names::ALL.contains(&name) {
+            return Ok(None);
+        }
+        self.folder.open(name, IpAddr::from([0, 0, 0, 0]))
+    }
+
+    /// What UEFI machines get: `wanted`, else the first that there is.
+    ///
+    /// # Errors
+    ///
+    /// `Refused` where the files of `wanted` are not there.
+    pub fn uefi_loader(&self, wanted: Option<UefiLoader>) -> Result<Option<UefiLoader>> {
+        let missing = |loader: UefiLoader| loader.needs().iter().find(|name| !self.has(name));
+        match wanted.map(|wanted| (wanted, missing(wanted))) {
+            Some((wanted, None)) => Ok(Some(wanted)),
+            Some((wanted, Some(file))) => Err(Error::refused(
+                "choosing the boot loader of UEFI machines",
+                format!(
+                    "{wanted:?} needs {file}, which none of the packages and directories with boot files has"
+                ),
+            )),
+            None => Ok([UefiLoader::Shim, UefiLoader::Snponly, UefiLoader::Ipxe]
+                .into_iter()
+                .find(|loader| missing(*loader).is_none())),
+        }
+    }
+}
