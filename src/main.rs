@@ -35,6 +35,8 @@ fn main() -> ExitCode {
         Command::Images(arguments) => cli::images::run(arguments, &terminal),
         Command::Nbd(arguments) => cli::nbd::run(arguments, &terminal),
         Command::Rescue(arguments) => cli::rescue::run(arguments, &terminal),
+        Command::Machines(arguments) => cli::machines::run(arguments, &terminal),
+        Command::Jobs(arguments) => cli::jobs::run(arguments, &terminal),
         Command::Agent(arguments) => cli::agent::run(arguments, &terminal),
         Command::Serve(arguments) => cli::serve::run(arguments, &terminal),
         Command::Completions(arguments) => cli::completions::run(arguments, &terminal),

@@ -9,8 +9,21 @@ use std::path::Path;
 
 use common::{Scene, run, unmoor};
 
-const COMMANDS: [&str; 10] =
-    ["inspect", "capture", "restore", "convert", "verify", "images", "nbd", "rescue", "serve", "completions"];
+const COMMANDS: [&str; 13] = [
+    "inspect",
+    "capture",
+    "restore",
+    "convert",
+    "verify",
+    "images",
+    "nbd",
+    "rescue",
+    "serve",
+    "agent",
+    "machines",
+    "jobs",
+    "completions",
+];
 
 #[test]
 fn help_fits_a_terminal_and_shows_an_example_of_each_command() {

@@ -10,9 +10,13 @@
 //!
 //! What is said to whom is decided by whoever implements [`dhcp::Menu`]; nothing here knows of machines or jobs.
 
+pub mod admin_client;
 pub mod api;
 pub mod boot;
 pub mod client;
 pub mod dhcp;
 pub mod server;
 pub mod tftp;
+pub mod web;
+
+pub use axum::Router;

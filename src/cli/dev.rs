@@ -10,6 +10,7 @@ use unmoor_capture::{InUse, SurveyOptions, survey};
 use unmoor_images::layout::{self, Hibernated};
 use unmoor_images::manifest::{self, Manifest};
 use unmoor_images::{Error, ErrorKind, ExtentMap, Result, ResultExt};
+use unmoor_pxe_boot::api::{Job, Machine};
 
 use super::CommandLine;
 use crate::output::{Outcome, Terminal};
@@ -125,11 +126,18 @@ fn man_pages(folder: &Path) -> Result<()> {
 }
 
 fn schemas(folder: &Path) -> Result<()> {
-    let schema = schemars::schema_for!(Manifest);
-    let mut json = serde_json::to_vec_pretty(&schema)
-        .map_err(|error| Error::new(ErrorKind::Malformed, "writing the manifest's schema").source(error))?;
-    json.push(b'\n');
-    write(&folder.join("manifest.schema.json"), &json)
+    let all = [
+        ("manifest", schemars::schema_for!(Manifest)),
+        ("machine", schemars::schema_for!(Machine)),
+        ("job", schemars::schema_for!(Job)),
+    ];
+    for (name, schema) in all {
+        let mut json = serde_json::to_vec_pretty(&schema)
+            .map_err(|error| Error::new(ErrorKind::Malformed, "writing a schema").source(error))?;
+        json.push(b'\n');
+        write(&folder.join(format!("{name}.schema.json")), &json)?;
+    }
+    Ok(())
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -9,7 +9,10 @@ pub(crate) mod dev;
 pub(crate) mod fitting;
 pub(crate) mod images;
 pub(crate) mod inspect;
+pub(crate) mod jobs;
+pub(crate) mod machines;
 pub(crate) mod nbd;
+pub(crate) mod remote;
 pub(crate) mod rescue;
 pub(crate) mod restore;
 pub(crate) mod serve;
@@ -66,6 +69,8 @@ pub(crate) enum Command {
     Nbd(nbd::Arguments),
     Rescue(rescue::Arguments),
     Serve(serve::Arguments),
+    Machines(machines::Arguments),
+    Jobs(jobs::Arguments),
     Agent(agent::Arguments),
     Completions(completions::Arguments),
     #[command(hide = true)]

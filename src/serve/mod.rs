@@ -21,7 +21,7 @@ use serde_json::json;
 use unmoor_images::{Error, ErrorKind, Monitor, Result};
 use unmoor_pxe_boot::boot::{self, Settings, Starter, names};
 use unmoor_pxe_boot::server::{Options, Server};
-use unmoor_pxe_boot::{dhcp, tftp};
+use unmoor_pxe_boot::{dhcp, tftp, web};
 
 use crate::cli::store::StoreOptions;
 use crate::output::Terminal;
@@ -49,7 +49,7 @@ pub(crate) fn run(config: &Config, terminal: &Terminal) -> Result<()> {
         machines: config.machines(),
         groups: config.groups(),
         rate_limit: config.limits.rate.as_ref().map_or(0, |rate| rate.0),
-        web: None,
+        web: Some(Arc::new(pages)),
     })?;
     let http = boot::http::Server::bind(config.http.listen, boot::http::Limits::default())?;
     let uefi = shelf.uefi_loader(config.boot.loader)?;
@@ -133,6 +133,12 @@ pub(crate) fn run(config: &Config, terminal: &Terminal) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::Cancelled && terminal.cancelled() => Ok(()),
         other => other,
     }
+}
+
+/// The web page, for whoever has the administrators' token.
+fn pages(server: &Arc<Server>) -> unmoor_pxe_boot::Router {
+    let checking = Arc::clone(server);
+    web::router(Arc::clone(server) as _, Arc::new(move |token| checking.is_admin_token(token)))
 }
 
 /// Runs a part of the server; when it ends, however it does, all others end too.

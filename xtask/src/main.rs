@@ -8,6 +8,7 @@
 
 mod bench;
 mod binary;
+mod browser;
 mod demo;
 mod fuzz;
 mod lab;

@@ -2,7 +2,7 @@
 //! The Debian packages that the commands need, and their installation through apt on Debian and Ubuntu.
 
 use crate::run::{Failure, Result, While, as_root, installed, output, run};
-use crate::{lab, s3_server};
+use crate::{browser, lab, s3_server};
 use std::fs;
 use std::process::Command;
 
@@ -89,6 +89,7 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("nbd-client", &[Need::Tests]),
     ("fio", &[Need::Tests]),
     ("iproute2", &[Need::Tests, Need::Lab]),
+    ("chromium", &[Need::Tests]),
     ("python3-venv", &[Need::Tests, Need::Bench]),
 ];
 
@@ -102,7 +103,11 @@ pub(crate) fn require(needs: &[Need]) -> Result {
     if needs.contains(&Need::Tests) || needs.contains(&Need::Bench) {
         s3_server::install()?;
     }
-    if needs.contains(&Need::Tests) { unpack() } else { Ok(()) }
+    if needs.contains(&Need::Tests) {
+        browser::install()?;
+        unpack()?;
+    }
+    Ok(())
 }
 
 /// Unpacks each of [`UNPACKED`] into the lab's directory `boot-loaders/PACKAGE`, where the tests look for them.

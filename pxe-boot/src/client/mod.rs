@@ -44,7 +44,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// How long a request may take where nothing else is said.
 const REQUEST: Duration = Duration::from_secs(60);
 /// Most bytes of a JSON answer.
-const MOST_JSON: u64 = 256 << 20;
+pub(crate) const MOST_JSON: u64 = 256 << 20;
 
 /// Where the server is, and what is trusted.
 #[derive(Debug, Clone)]
@@ -91,12 +91,7 @@ impl Client {
     /// read.
     pub fn new(options: &Options, identity: &Identity) -> Result<Self> {
         let base = base(&options.server)?;
-        let authority = trust::authority(&options.trust, &base)?;
-        let config = trust::config(&authority, matches!(options.trust, Trust::Pin { .. }), identity)?;
-        let http = builder()
-            .tls_backend_preconfigured(config)
-            .build()
-            .map_err(|error| Error::new(ErrorKind::Io, "preparing the connection").source(error))?;
+        let http = connection(options, &base, Some(identity))?;
         Ok(Self { http, base: base.into() })
     }
 
@@ -108,6 +103,20 @@ impl Client {
     fn url(&self, path: &str) -> String {
         format!("{}/v1/agent/{path}", self.base)
     }
+}
+
+/// What talks to the server of `options`, whose address without a path is `base`.
+pub(crate) fn connection(
+    options: &Options,
+    base: &str,
+    identity: Option<&Identity>,
+) -> Result<reqwest::blocking::Client> {
+    let authority = trust::authority(&options.trust, base)?;
+    let config = trust::config(&authority, matches!(options.trust, Trust::Pin { .. }), identity)?;
+    builder()
+        .tls_backend_preconfigured(config)
+        .build()
+        .map_err(|error| Error::new(ErrorKind::Io, "preparing the connection").source(error))
 }
 
 /// What all connections have in common.
@@ -123,7 +132,7 @@ fn builder() -> reqwest::blocking::ClientBuilder {
 }
 
 /// The address without a path.
-fn base(server: &str) -> Result<String> {
+pub(crate) fn base(server: &str) -> Result<String> {
     let usage = |because: &'static str| {
         Err(Error::new(ErrorKind::Usage, format!("reading the server's address {server:.200?}"))
             .because(because))
@@ -139,7 +148,7 @@ fn base(server: &str) -> Result<String> {
 }
 
 /// Sends once, and looks at what came back.
-fn send(request: RequestBuilder, doing: &str) -> std::result::Result<Response, Failure> {
+pub(crate) fn send(request: RequestBuilder, doing: &str) -> std::result::Result<Response, Failure> {
     let response = request.send().map_err(|error| passing(doing, error))?;
     let status = response.status().as_u16();
     if (200..300).contains(&status) {
@@ -175,7 +184,7 @@ fn passing(doing: &str, error: reqwest::Error) -> Failure {
 }
 
 /// The answer's bytes, at most `most`.
-fn body(response: Response, doing: &str, most: u64) -> std::result::Result<Vec<u8>, Failure> {
+pub(crate) fn body(response: Response, doing: &str, most: u64) -> std::result::Result<Vec<u8>, Failure> {
     use std::io::Read;
     let expected = response.content_length().unwrap_or(0).min(most).min(64 << 20);
     let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
@@ -190,7 +199,10 @@ fn body(response: Response, doing: &str, most: u64) -> std::result::Result<Vec<u
     Ok(bytes)
 }
 
-fn json<T: serde::de::DeserializeOwned>(bytes: &[u8], doing: &str) -> std::result::Result<T, Failure> {
+pub(crate) fn json<T: serde::de::DeserializeOwned>(
+    bytes: &[u8],
+    doing: &str,
+) -> std::result::Result<T, Failure> {
     serde_json::from_slice(bytes)
         .map_err(|error| Failure::Own(Error::new(ErrorKind::Malformed, doing.to_owned()).source(error)))
 }

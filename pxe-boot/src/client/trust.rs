@@ -117,12 +117,12 @@ fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::new(ErrorKind::Io, "preparing TLS").source(error)
 }
 
-/// TLS as this agent, with servers of this CA. A CA that is known by its pin is one server's own: under which name or address it is
+/// TLS as this agent, or as nobody, with servers of this CA. A CA that is known by its pin is one server's own: under which name or address it is
 /// reached says nothing more, and the clocks of machines without an operating system may be wrong.
 pub(super) fn config(
     authority: &CertificateDer<'static>,
     own: bool,
-    identity: &Identity,
+    identity: Option<&Identity>,
 ) -> Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = RootCertStore::empty();
@@ -130,12 +130,16 @@ pub(super) fn config(
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
     let inner = verifier.build().map_err(failed)?;
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    builder
+    let builder = builder
         .map_err(failed)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Verifier { inner, own }))
-        .with_client_auth_cert(vec![identity.certificate()], identity.key())
-        .map_err(failed)
+        .with_custom_certificate_verifier(Arc::new(Verifier { inner, own }));
+    match identity {
+        Some(identity) => {
+            builder.with_client_auth_cert(vec![identity.certificate()], identity.key()).map_err(failed)
+        }
+        None => Ok(builder.with_no_client_auth()),
+    }
 }
 
 #[derive(Debug)]
