@@ -21,7 +21,7 @@
 //! | `POST /v1/agent/jobs/ID/store/commit` | [`Commit`], then each disk's map -> [`Committed`] |
 //! | `GET /v1/agent/jobs/ID/image` | -> `ImageRecord` |
 //! | `GET /v1/agent/jobs/ID/image/disks/N/map` | -> the disk's map, as a file image's `.map` |
-//! | `GET /v1/agent/jobs/ID/image/disks/N/frames?first=LEAF&count=LEAVES` | -> frames of those leaves that are not zeros |
+//! | `GET /v1/agent/jobs/ID/image/disks/N/frames?first=LEAF&count=LEAVES[&check=1]` | -> frames of those leaves that are not zeros; with `check` compared by the server |
 //! | `GET /v1/machines`, `/v1/machines/ID`, `/v1/machines/ID/log` | -> [`Machine`] |
 //! | `POST /v1/machines/ID/approve` | [`Approve`] -> [`Machine`] |
 //! | `DELETE /v1/machines/ID` | -> 204 |

@@ -124,23 +124,23 @@ impl Job {
         self.cancelled.load(Ordering::Relaxed)
     }
 
-    pub(super) fn post_bytes(&self, path: &str, bytes: &[u8], most: u64, doing: &str) -> Result<Vec<u8>> {
+    pub(crate) fn post_bytes(&self, path: &str, bytes: &[u8], most: u64, doing: &str) -> Result<Vec<u8>> {
         self.persist(|| {
             let request = self.request("POST", path).header("content-type", "application/octet-stream");
             body(send(request.body(bytes.to_vec()), doing)?, doing, most)
         })
     }
 
-    pub(super) fn post_json<T: DeserializeOwned>(&self, path: &str, bytes: &[u8], doing: &str) -> Result<T> {
+    pub(crate) fn post_json<T: DeserializeOwned>(&self, path: &str, bytes: &[u8], doing: &str) -> Result<T> {
         let answer = self.post_bytes(path, bytes, MOST_JSON, doing)?;
         json(&answer, doing).map_err(Failure::error)
     }
 
-    pub(super) fn get_bytes(&self, path: &str, most: u64, doing: &str) -> Result<Vec<u8>> {
+    pub(crate) fn get_bytes(&self, path: &str, most: u64, doing: &str) -> Result<Vec<u8>> {
         self.persist(|| body(send(self.request("GET", path), doing)?, doing, most))
     }
 
-    pub(super) fn get_json<T: DeserializeOwned>(&self, path: &str, doing: &str) -> Result<T> {
+    pub(crate) fn get_json<T: DeserializeOwned>(&self, path: &str, doing: &str) -> Result<T> {
         json(&self.get_bytes(path, MOST_JSON, doing)?, doing).map_err(Failure::error)
     }
 
@@ -148,7 +148,7 @@ impl Job {
         persist(self.patience, &|| self.is_cancelled(), &|_| {}, attempt).map_err(Failure::error)
     }
 
-    fn request(&self, method: &str, path: &str) -> RequestBuilder {
+    pub(crate) fn request(&self, method: &str, path: &str) -> RequestBuilder {
         let url = self.client.url(&format!("jobs/{}/{path}", self.id));
         let http = &self.client.http;
         let request = if method == "GET" { http.get(url) } else { http.post(url) };

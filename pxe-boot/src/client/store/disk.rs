@@ -134,13 +134,21 @@ impl Shared {
         fetched
     }
 
+    /// What is not what the map says may be damaged on the server, who then looks for another copy.
     fn fetch(&self, unit: u64) -> Result<Vec<u8>> {
+        match self.fetch_once(unit, "") {
+            Err(error) if error.kind() == ErrorKind::Mismatch => self.fetch_once(unit, "&check=1"),
+            other => other,
+        }
+    }
+
+    fn fetch_once(&self, unit: u64, more: &str) -> Result<Vec<u8>> {
         let doing = || format!("fetching from {}", self.job.server());
         let mut bytes = vec![0; usize::try_from(self.unit_len(unit)).unwrap_or(0)];
         let wanted = self.wanted(unit);
         let (Some((first, _)), Some((last, _))) = (wanted.first(), wanted.last()) else { return Ok(bytes) };
         let count = last - first + 1;
-        let path = format!("image/disks/{}/frames?first={first}&count={count}", self.number);
+        let path = format!("image/disks/{}/frames?first={first}&count={count}{more}", self.number);
         let answer = self.job.get_bytes(&path, count * MOST_FRAME, "fetching leaves from the server")?;
         self.rate.take(answer.len() as u64, &|| self.job.is_cancelled())?;
         let frames = read_frames(&answer).doing(doing)?;

@@ -42,23 +42,22 @@ pub fn encode_frame(
         Some(packed) => (1, packed.as_slice()),
         None => (0, leaf),
     };
-    let len = |len: usize| {
-        u32::try_from(len).map_err(|_| Error::malformed("sending a leaf", "it is longer than a leaf can be"))
-    };
-    out.extend_from_slice(hash);
-    out.extend_from_slice(&len(bytes.len())?.to_le_bytes());
-    out.extend_from_slice(&len(leaf.len())?.to_le_bytes());
-    out.push(codec);
-    out.extend_from_slice(bytes);
-    Ok(())
+    let raw = u32::try_from(leaf.len())
+        .map_err(|_| Error::malformed("sending a leaf", "it is longer than a leaf can be"))?;
+    Frame { hash: *hash, raw, packed: codec == 1, bytes }.write(out)
 }
 
-/// Takes a body apart. Nothing is unpacked.
-pub fn read_frames(mut rest: &[u8]) -> Result<Vec<Frame<'_>>> {
-    let broken = |because: &'static str| Error::malformed("reading frames", because);
-    let mut frames = Vec::new();
-    while !rest.is_empty() {
-        let (head, behind) = rest.split_at_checked(HEAD).ok_or_else(|| broken("the last one is cut off"))?;
+/// What stands before a frame's content.
+struct Head {
+    hash: Hash,
+    stored: u32,
+    raw: u32,
+    packed: bool,
+}
+
+impl Head {
+    /// `head` has [`HEAD`] bytes.
+    fn read(head: &[u8]) -> Result<Self> {
         let bytes = unmoor_images::parse::Bytes::new(head, "frame");
         let (stored, raw) = (bytes.u32_le(32)?, bytes.u32_le(36)?);
         let hash: Hash = bytes.slice(0, 32)?.try_into().map_err(|_| broken("a hash is cut off"))?;
@@ -70,6 +69,31 @@ pub fn read_frames(mut rest: &[u8]) -> Result<Vec<Frame<'_>>> {
         if u64::from(raw) > LEAF || raw == 0 || u64::from(stored) > LEAF {
             return Err(broken("one stands for more than a leaf"));
         }
+        Ok(Self { hash, stored, raw, packed })
+    }
+}
+
+fn broken(because: &'static str) -> Error {
+    Error::malformed("reading frames", because)
+}
+
+/// Bytes of those frames that are there as a whole: what follows them is the beginning of one.
+pub fn whole_frames(body: &[u8]) -> Result<usize> {
+    let mut rest = body;
+    while let Some((head, behind)) = rest.split_at_checked(HEAD) {
+        let head = Head::read(head)?;
+        let Some((_, next)) = behind.split_at_checked(head.stored as usize) else { break };
+        rest = next;
+    }
+    Ok(body.len().saturating_sub(rest.len()))
+}
+
+/// Takes a body apart. Nothing is unpacked.
+pub fn read_frames(mut rest: &[u8]) -> Result<Vec<Frame<'_>>> {
+    let mut frames = Vec::new();
+    while !rest.is_empty() {
+        let (head, behind) = rest.split_at_checked(HEAD).ok_or_else(|| broken("the last one is cut off"))?;
+        let Head { hash, stored, raw, packed } = Head::read(head)?;
         let content = behind.split_at_checked(stored as usize);
         let (bytes, next) = content.ok_or_else(|| broken("the last one is cut off"))?;
         frames.push(Frame { hash, raw, packed, bytes });
@@ -79,6 +103,18 @@ pub fn read_frames(mut rest: &[u8]) -> Result<Vec<Frame<'_>>> {
 }
 
 impl Frame<'_> {
+    /// Appends it to `out`.
+    pub fn write(&self, out: &mut Vec<u8>) -> Result<()> {
+        let stored = u32::try_from(self.bytes.len())
+            .map_err(|_| Error::malformed("sending a leaf", "it is longer than a leaf can be"))?;
+        out.extend_from_slice(&self.hash);
+        out.extend_from_slice(&stored.to_le_bytes());
+        out.extend_from_slice(&self.raw.to_le_bytes());
+        out.push(self.packed.into());
+        out.extend_from_slice(self.bytes);
+        Ok(())
+    }
+
     /// Fills `out`, which has the leaf's length, and compares it with the hash.
     pub fn unpack(&self, decompressor: &mut Decompressor<'_>, out: &mut [u8]) -> Result<()> {
         let broken =

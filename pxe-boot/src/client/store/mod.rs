@@ -14,7 +14,7 @@ mod rate;
 mod writer;
 
 pub use disk::RemoteDisk;
-pub use frame::{Frame, MOST_FRAME, encode_frame, read_frames};
+pub use frame::{Frame, MOST_FRAME, encode_frame, read_frames, whole_frames};
 pub use image::RemoteImage;
 pub use rate::Rate;
 pub use writer::{RemoteStore, RemoteWriter};

@@ -223,7 +223,7 @@ fn serve<S: Read + Write>(stream: S, answering: &Answering, certified: impl Fn(&
 
 /// Takes every certificate, as a server that knows agents by their keys does.
 #[derive(Debug)]
-struct Anybody;
+pub(crate) struct Anybody;
 
 impl ClientCertVerifier for Anybody {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {

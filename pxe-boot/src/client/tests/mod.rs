@@ -2,7 +2,7 @@
 //! The client against a server that is told what to answer.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod fake;
+pub(crate) mod fake;
 mod store;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
