@@ -86,6 +86,7 @@ impl Starter {
 
     /// The URL of iPXE's menu. What only iPXE knows it fills in itself.
     fn menu_url(&self, client: &Client) -> String {
+        #[allow(clippy::literal_string_with_formatting_args, reason = "iPXE's, which it replaces")]
         let uuid = client.uuid.as_deref().unwrap_or("${uuid}");
         format!(
             "{}ipxe?mac={}&uuid={uuid}&serial=${{serial:uristring}}&arch=${{platform}}-${{buildarch}}",

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Menus and files as real clients get them: curl, tftp, and GRUB's own checker of scripts.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::literal_string_with_formatting_args,
+    reason = "tests, and strings that iPXE replaces"
+)]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;

@@ -215,7 +215,9 @@ fn add_boot(reply: &mut Packet, packet: &Packet, client: &Client, boot: &Boot) {
             reply.push(VENDOR_CLASS, b"PXEClient".as_slice());
             reply.push(VENDOR, DISCOVERY_CONTROL);
         }
-        Loader::Ipxe | Loader::None => {}
+        // iPXE takes an offer without an address only from who is a PXE server.
+        Loader::Ipxe => reply.push(VENDOR_CLASS, b"PXEClient".as_slice()),
+        Loader::None => {}
     }
     if let Some(id) = packet.option(MACHINE_ID) {
         reply.push(MACHINE_ID, id);

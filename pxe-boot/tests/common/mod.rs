@@ -12,9 +12,9 @@ use unmoor_images::Monitor;
 use unmoor_images::monitor::Event;
 
 #[derive(Default)]
-pub struct Told {
-    pub stop: AtomicBool,
-    pub said: Mutex<Vec<String>>,
+pub(crate) struct Told {
+    pub(crate) stop: AtomicBool,
+    pub(crate) said: Mutex<Vec<String>>,
 }
 
 impl Monitor for Told {
@@ -30,16 +30,16 @@ impl Monitor for Told {
 }
 
 /// A process; killed when dropped.
-pub struct Running(pub Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Running {
-    pub fn start(program: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn start(program: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         Self(command.spawn().unwrap_or_else(|error| panic!("{program} has to be installed: {error}")))
     }
 
-    pub fn pid(&self) -> String {
+    pub(crate) fn pid(&self) -> String {
         self.0.id().to_string()
     }
 }
@@ -51,13 +51,13 @@ impl Drop for Running {
     }
 }
 
-pub fn ip(arguments: &str) {
+pub(crate) fn ip(arguments: &str) {
     let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// A namespace at the other end of a cable to `bridge`, in which its end is called eth0.
-pub fn neighbour(bridge: &str, number: u8) -> Running {
+pub(crate) fn neighbour(bridge: &str, number: u8) -> Running {
     let holder = Running::start("unshare", &["--net", "sleep", "900"]);
     // The namespace is there once the process' own is another.
     let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
@@ -88,7 +88,7 @@ pub fn neighbour(bridge: &str, number: u8) -> Running {
 }
 
 /// A thread with a network of its own: a bridge br0 with 10.9.0.1.
-pub fn on_a_network(work: impl FnOnce() + Send) {
+pub(crate) fn on_a_network(work: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("this test needs root: {error}"));
