@@ -8,7 +8,7 @@ use unmoor_images::diff::{self, Change, Difference};
 use unmoor_images::filesystem::files::Kind;
 use unmoor_images::layout::DiskLayout;
 use unmoor_images::store::{ImageName, ImageRef, Location, Store, StoredImage};
-use unmoor_images::{BlockSource, Error, Monitor, Result};
+use unmoor_images::{BlockSource, Error, ErrorKind, Monitor, Result};
 
 use crate::cli::store::StoreOptions;
 use crate::output::Terminal;
@@ -98,10 +98,8 @@ fn latest_two(store: &Store, name: &ImageName) -> Result<(ImageRef, ImageRef)> {
     let before = at.and_then(|at| at.checked_sub(1)).and_then(|at| images.get(at));
     match before {
         Some(before) => Ok((before.clone(), last)),
-        None => Err(Error::refused(
-            "comparing images",
-            format!("{} has no image before {}: name another one", name.machine, last.time),
-        )),
+        None => Err(Error::new(ErrorKind::Usage, "comparing images")
+            .because(format!("{} has no image before {}: name another one", name.machine, last.time))),
     }
 }
 
