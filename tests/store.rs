@@ -295,6 +295,26 @@ fn stores_and_images_that_are_taken_for_one_another_are_told_apart() {
     assert!(run(&["images", "key", "list", &store]).expect(0).stdout.contains("not encrypted"));
     run(&["images", "key", "add", &store]).expect(3).says(&["not encrypted"]);
     run(&["images", "diff", &image]).expect(2).says(&["has no image before"]);
+    // What is no place for a store.
+    let file = format!("dir:{disk}");
+    run(&["images", "init", &file]).expect(3).says(&["a store is a directory"]);
+    run(&["images", "list", &file]).expect(3).says(&["a store is a directory"]);
+    fs::remove_file(scene.path("store/store.json")).unwrap();
+    run(&["images", "list", &store]).expect(1).says(&["store.json is gone", "copy of the store"]);
+    // What S3's client would panic at.
+    for (endpoint, bucket, words) in [
+        ("127.0.0.1:9000", "s3://b/x", "begins with http://"),
+        ("http://127.0.0.1:9", "s3://b ucket/x", "letters, digits"),
+    ] {
+        let mut command = unmoor();
+        command.envs([
+            ("AWS_ENDPOINT_URL", endpoint),
+            ("AWS_ACCESS_KEY_ID", "a"),
+            ("AWS_SECRET_ACCESS_KEY", "b"),
+        ]);
+        let said: common::Run = command.args(["images", "list", bucket]).output().unwrap().into();
+        said.expect(2).says(&[words]);
+    }
 }
 
 #[test]

@@ -131,6 +131,7 @@ targets! {
     vhdx targets::image::vhdx, seal::images;
     vhd targets::image::vhd, seal::images;
     vdi targets::image::vdi, seal::nothing;
+    partclone targets::partclone::parse, seal::partclone;
     map targets::files::map, seal::nothing;
     manifest targets::files::manifest, seal::nothing;
     record targets::files::record, seal::record;
@@ -140,6 +141,11 @@ targets! {
     uki targets::initramfs::unified, seal::nothing;
     package targets::initramfs::package, seal::nothing;
     dhcp targets::initramfs::dhcp, seal::nothing;
+    discover targets::remote::discover, seal::nothing;
+    tftp targets::remote::tftp, seal::nothing;
+    dns targets::remote::dns, seal::nothing;
+    credentials targets::remote::credentials, seal::nothing;
+    hardware targets::remote::hardware, seal::nothing;
     grub targets::guest::grub, seal::nothing;
     entries targets::guest::entries, seal::nothing;
     tables targets::guest::tables, seal::nothing;

@@ -153,6 +153,16 @@ printf 'softdep a pre: e fs-x post: c_d\nsoftdep e pre: a\n' >disk3; mkdir -p r/
     by("package", "xz", "1 files", "mkdir -p t/usr/lib/shim; echo x >t/usr/lib/shim/mmx64.efi; tar --sort=name --mtime=@0 --owner=0 --group=0 -C t -cJf data.tar.xz ./usr; echo 2.0 >debian-binary; tar -cJf control.tar.xz -T /dev/null; ar rcD disk1 debian-binary control.tar.xz data.tar.xz"),
     here("dhcp", "offer", "answer", |at| packet(at, 2), "an offer with the options of RFC 2132 that are asked for"),
     here("dhcp", "refusal", "answer", |at| packet(at, 6), "the same, refused"),
+    by("partclone", "vfat", "FAT16 of version 2, read", "disk 16M; mkfs.vfat -F 16 disk1 >&2; partclone.vfat -q -c -s disk1 -o image >&2; mv image disk1"),
+    by("partclone", "ext4-gz", "EXTFS of version 2, read", "disk 2M; mke2fs -q -t ext4 -O ^has_journal -N 16 disk1; partclone.ext4 -q -c -s disk1 -o image >&2; gzip -n9 <image >disk1"),
+    here("partclone", "v1", "EXTFS of version 1, damaged", |at| std::fs::write(at.join("disk1"), partclone_v1()).unwrap(), "an image of version 0001 whose checksums are zeros"),
+    here("discover", "pxe", "client, Some(UefiX64)", |at| discover(at, 0), "the discovery of UEFI's PXE (RFC 4578)"),
+    here("discover", "overload", "client, Some(UefiX64)", |at| discover(at, 3), "the same with options in `file` and `sname`"),
+    here("tftp", "read", "read", |at| texts(at, &["\0\x01pxe/shimx64.efi\0octet\0tsize\x000\0blksize\x001468\0windowsize\x004\0timeout\x005\0"]), "a request with the options of RFC 2348, 2349 and 7440"),
+    here("tftp", "error", "gives up", |at| texts(at, &["\0\x05\0\x08user aborted the transfer\0"]), "the end of a transfer"),
+    here("dns", "alias", "2 addresses", |at| std::fs::write(at.join("disk1"), name_answer()).unwrap(), "an alias and two addresses, with pointers as servers send them"),
+    here("credentials", "default", "4 settings", |at| texts(at, &["[default]\naws_access_key_id=AKID\naws_secret_access_key = se/cr#et+=;x\n\n# a comment\n[ work ]\naws_access_key_id = W ; ours\nAWS_SECRET_ACCESS_KEY = S #1\n", "[default]\nregion = us-west-2\ns3 =\n  addressing_style = virtual\n[profile work]\nregion=eu-central-1\ns3 =\n\tmax_concurrent_requests = 4\nservices = lab\n[services lab]\ns3 =\n  endpoint_url = http://10.0.0.1:9000\n"]), "credentials and config with a comment, a nested block and services"),
+    here("hardware", "machine", "2 parts", |at| texts(at, &[MACHINE]), "the inventory of a machine with a disk controller and a network card"),
     here("grub", "debian", "guest", |at| texts(at, &[GRUB_CFG, "GRUB_DEFAULT=saved\nGRUB_CMDLINE_LINUX=\"root=/dev/sda1 console=tty0\"\n", GRUBENV]), "grub.cfg, /etc/default/grub and grubenv, as Debian has them"),
     here("grub", "blscfg", "guest", |at| texts(at, &["load_env -f grubenv\nset default=\"${saved_entry}\"\nif [ -z \"$kernelopts\" ]; then\n  set kernelopts=\"root=/dev/sda1 ro\"\nfi\nfunction one { linux /boot/vmlinuz-6.1.0-32-amd64 $kernelopts; initrd /boot/initrd.img-6.1.0-32-amd64; }\nmenuentry 'One' --id one { one; }\nblscfg\n"]), "variables, a function and blscfg"),
     here("entries", "bls", "guest", |at| texts(at, &["title Debian\nversion 6.1.0\nlinux /boot/vmlinuz-6.1.0-32-amd64\ninitrd /boot/initrd.img-6.1.0-32-amd64\noptions root=/dev/sda1 ro quiet $kernelopts\n", "default one*\ntimeout 3\nconsole-mode keep\n", "root=/dev/sda1 resume=/dev/sda5\n", EXTLINUX]), "an entry of the boot loader specification, loader.conf, /etc/kernel/cmdline, extlinux.conf"),
@@ -176,6 +186,15 @@ printf 'softdep a pre: e fs-x post: c_d\nsoftdep e pre: a\n' >disk3; mkdir -p r/
     here("hints", "hints", "4 documents", |at| stored_objects(at, &["leases/", "moved/", "damaged/", "usage.json"]), "a lease, and what verify and prune write down"),
     kept("record", "endless", "error", "a sparse file of gigabytes as record, which was read whole"),
 ];
+
+/// Bytes of a header of partclone's version 0001.
+const PARTCLONE_V1: usize = 4160;
+
+const MACHINE: &str = r#"{"machine":{"architecture":"x86_64","hostname":"web01","firmware":"uefi","secure_boot":false,"cpu_count":4,
+"memory_bytes":8589934592,"disks":[{"name":"sda","size_bytes":500107862016,"sector_size":512,"transport":"sata","pci_address":"0000:00:1f.2","driver":"ahci"}],
+"nics":[{"name":"eth0","mac":"52:54:00:12:34:56","driver":"e1000e","pci_address":"0000:00:19.0","link":true}],
+"pci":[{"address":"0000:00:1f.2","id":"8086:2922","class":"010601","modalias":"pci:v00008086d00002922sv00000000sd00000000bc01sc06i01","driver":"ahci"},
+{"address":"0000:00:19.0","id":"8086:10d3","class":"020000","modalias":"pci:v00008086d000010D3sv00000000sd00000000bc02sc00i00","driver":"e1000e"}],"buses":[]}}"#;
 
 const GRUB_CFG: &str = "set default=\"0\"\nif [ \"${next_entry}\" ] ; then\n   set default=\"${next_entry}\"\n   save_env next_entry\nfi\nif [ x$feature_platform_search_hint = xy ]; then\n  search --no-floppy --fs-uuid --set=root --hint-bios=hd0,msdos1  0b7c1d3e-0000-4000-8000-000000000001\nfi\nmenuentry 'Debian GNU/Linux' --class debian $menuentry_id_option 'gnulinux-simple' {\n\tload_video\n\tinsmod gzio\n\tset root='hd0,msdos1'\n\techo\t'Loading ...'\n\tlinux\t/boot/vmlinuz-6.1.0-32-amd64 root=/dev/sda1 ro  quiet console=ttyS1,115200n8\n\tinitrd\t/boot/initrd.img-6.1.0-32-amd64\n}\nsubmenu \"Advanced\" {\n\tmenuentry 'Recovery' {\n\t\tlinux\t/boot/vmlinuz-6.1.0-32-amd64 root=UUID=0b7c1d3e-0000-4000-8000-000000000001 ro single\n\t\tinitrd /boot/initrd.img-6.1.0-32-amd64 /boot/microcode.img\n\t}\n}\nif [ -f ${config_directory}/custom.cfg ]; then source ${config_directory}/custom.cfg; fi\n";
 const GRUBENV: &str =
@@ -211,6 +230,65 @@ fn packet(folder: &Path, kind: u8) {
     bytes.extend([0, 0]);
     bytes.extend(&message);
     std::fs::write(folder.join("disk1"), bytes).unwrap();
+}
+
+/// A client's message with these bits of the option "overload" (RFC 2131, 2132, 4578).
+fn discover(folder: &Path, overload: u8) {
+    let mut message = vec![1, 1, 6, 0];
+    message.extend(0x1234_5678u32.to_be_bytes());
+    message.extend([0, 4, 0x80, 0]);
+    message.resize(28, 0);
+    message.extend([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+    message.resize(44, 0);
+    let (sname, file): (&[u8], &[u8]) =
+        if overload == 0 { (b"", b"") } else { (b"\x0c\x04test\xff", b"\x4d\x04iPXE\x3d\x03\0ab\xff") };
+    message.extend(sname);
+    message.resize(108, 0);
+    message.extend(file);
+    message.resize(236, 0);
+    message.extend([
+        99, 130, 83, 99, 53, 1, 1, 57, 2, 5, 220, 55, 4, 1, 3, 66, 67, 93, 2, 0, 7, 94, 3, 1, 3, 16,
+    ]);
+    message.extend([97, 17, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 60, 32]);
+    message.extend(b"PXEClient:Arch:00007:UNDI:003016");
+    if overload != 0 {
+        message.extend([52, 1, overload]);
+    }
+    message.push(255);
+    std::fs::write(folder.join("disk1"), message).unwrap();
+}
+
+/// What a name server answers for the target's name: an alias, and two addresses (RFC 1035).
+fn name_answer() -> Vec<u8> {
+    let mut message = vec![0x12, 0x34, 0x81, 0x80, 0, 1, 0, 3, 0, 0, 0, 0];
+    for label in crate::targets::remote::NAME.split('.') {
+        message.push(label.len() as u8);
+        message.extend(label.as_bytes());
+    }
+    message.extend([0, 0, 1, 0, 1]);
+    message.extend([0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 60, 0, 4, 1, b'x', 0xc0, 15]);
+    message.extend([1, b'x', 0xc0, 15, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 7]);
+    message.extend([0xc0, 40, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 8]);
+    message
+}
+
+/// partclone's version 0001: 40 blocks of 4 KiB, of which three are there.
+fn partclone_v1() -> Vec<u8> {
+    let mut image = b"partclone-image".to_vec();
+    image.extend(b"EXTFS");
+    image.resize(30, 0);
+    image.extend(b"0001\0\0");
+    image.extend(4096u32.to_le_bytes());
+    for number in [40u64 * 4096, 40, 3] {
+        image.extend(number.to_le_bytes());
+    }
+    image.resize(PARTCLONE_V1, 0);
+    image.extend((0..40).map(|block| u8::from(block % 15 == 3)));
+    image.extend(b"BiTmAgIc");
+    for _ in 0..3 {
+        image.resize(image.len() + 4096 + 4, 0);
+    }
+    image
 }
 
 fn variables(folder: &Path) {

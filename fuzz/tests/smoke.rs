@@ -94,6 +94,12 @@ smoke! {
     damaged_unified_kernel_images_are_survived "uki";
     damaged_packages_are_survived "package";
     damaged_dhcp_packets_are_survived "dhcp";
+    damaged_partclone_images_are_survived "partclone";
+    what_broken_clients_of_dhcp_send_is_survived "discover";
+    what_broken_clients_of_tftp_send_is_survived "tftp";
+    what_broken_name_servers_answer_is_survived "dns";
+    damaged_profiles_of_object_storage_are_survived "credentials";
+    damaged_inventories_of_machines_are_survived "hardware";
     damaged_grub_configurations_are_survived "grub";
     damaged_boot_entries_are_survived "entries";
     damaged_fstab_and_crypttab_are_survived "tables";

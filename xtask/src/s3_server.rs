@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The S3 server that tests and the bench talk to: moto, from PyPI, in an environment of its own in the lab's directory.
+//! The S3 servers that tests and the bench talk to: moto, from PyPI, in an environment of its own in the lab's directory; for the bench
+//! also s3s-fs, from crates.io.
 //!
-//! It is a server of its own, with multipart uploads, ranges, listings in pages and conditions on writing, and takes seconds to
-//! install; those in compiled languages take minutes to compile, and Debian has none.
+//! moto has multipart uploads, ranges, listings in pages and conditions on writing, and takes seconds to install; those in compiled
+//! languages take minutes to compile, and Debian has none. But it is written in Python: what a store in a bucket costs by itself shows
+//! against a server that costs little.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,13 +13,54 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::binary::cargo;
 use crate::lab;
 use crate::run::{Failure, Result, While, output, run};
+
+/// The credentials that s3s-fs takes; moto takes any.
+pub(crate) const ACCESS_KEY: &str = "unmoor";
+pub(crate) const SECRET_KEY: &str = "secret";
 
 /// What pip installs.
 const MOTO: &str = "moto[server]==5.2.1";
 
-/// Installs it where the tests look for it, `s3-server` in the lab's directory; answers its Python.
+/// What cargo installs.
+const S3S_FS: &str = "0.14.1";
+
+/// Which server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Moto,
+    S3sFs,
+}
+
+impl Kind {
+    /// For people.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Moto => "moto",
+            Self::S3sFs => "s3s-fs",
+        }
+    }
+}
+
+/// Compiles s3s-fs into the lab's directory, once; answers the program.
+fn install_s3s_fs() -> Result<PathBuf> {
+    let place = lab::directory()?.join(format!("s3s-fs-{S3S_FS}"));
+    let program = place.join("bin/s3s-fs");
+    if program.exists() {
+        return Ok(program);
+    }
+    println!("compiling s3s-fs {S3S_FS}, which takes minutes");
+    // cargo puts the program there as its last step.
+    let version = format!("={S3S_FS}");
+    let line =
+        ["install", "--quiet", "--locked", "s3s-fs", "--features", "binary", "--version", &version, "--root"];
+    run(cargo().args(line).arg(&place))?;
+    Ok(program)
+}
+
+/// Installs moto where the tests look for it, `s3-server` in the lab's directory; answers its Python.
 pub(crate) fn install() -> Result<PathBuf> {
     let lab = lab::directory()?;
     let (place, partial) = (lab.join("s3-server"), lab.join("s3-server.partial"));
@@ -48,18 +91,33 @@ pub(crate) fn install() -> Result<PathBuf> {
 pub(crate) struct Server {
     child: Child,
     port: u16,
+    kind: Kind,
+    /// Where s3s-fs has its buckets.
+    root: PathBuf,
 }
 
 impl Server {
-    /// Starts it on a free port of 127.0.0.1. It keeps its objects in nameless files of `folder`.
-    pub(crate) fn start(folder: &Path) -> Result<Self> {
-        let python = install()?;
+    /// Starts it on a free port of 127.0.0.1. It keeps its objects in `folder`, moto in nameless files.
+    pub(crate) fn start(kind: Kind, folder: &Path) -> Result<Self> {
+        let program = if kind == Kind::Moto { install()? } else { install_s3s_fs()? };
+        let root = folder.join("buckets");
+        fs::create_dir_all(&root).while_doing(format_args!("creating {}", root.display()))?;
         let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr())?.port();
-        let mut command = Command::new(python);
-        command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
-        command.env("TMPDIR", folder).env("MOTO_S3_DEFAULT_KEY_BUFFER_SIZE", "65536");
+        let number = port.to_string();
+        let mut command = Command::new(program);
+        match kind {
+            Kind::Moto => {
+                command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &number]);
+                command.env("TMPDIR", folder).env("MOTO_S3_DEFAULT_KEY_BUFFER_SIZE", "65536");
+            }
+            Kind::S3sFs => {
+                command.args(["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY]);
+                command.args(["--host", "127.0.0.1", "--port", &number]).arg(&root);
+            }
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let server = Self { child: command.spawn().while_doing("starting the S3 server")?, port };
+        let child = command.spawn().while_doing("starting the S3 server")?;
+        let server = Self { child, port, kind, root };
         let began = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             if began.elapsed() > Duration::from_secs(60) {
@@ -76,15 +134,26 @@ impl Server {
 
     /// Makes a bucket.
     pub(crate) fn make_bucket(&self, name: &str) -> Result {
-        self.ask(&format!("PUT /{name}"))
+        match self.kind {
+            Kind::Moto => self.ask(&format!("PUT /{name}")),
+            Kind::S3sFs => fs::create_dir(self.root.join(name)).while_doing("making a bucket"),
+        }
     }
 
     /// Forgets all buckets.
     pub(crate) fn forget(&self) -> Result {
-        self.ask("POST /moto-api/reset")
+        if self.kind == Kind::Moto {
+            return self.ask("POST /moto-api/reset");
+        }
+        for entry in fs::read_dir(&self.root).while_doing("listing buckets")? {
+            let path = entry?.path();
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.while_doing(format_args!("removing {}", path.display()))?;
+        }
+        Ok(())
     }
 
-    /// A request without a signature, which this server does not ask for.
+    /// A request without a signature, which moto does not ask for.
     fn ask(&self, line: &str) -> Result {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).while_doing("asking the S3 server")?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;

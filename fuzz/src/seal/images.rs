@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! VHDX's CRC-32C of headers, region tables and log entries; VHD's sums of footers and dynamic header.
+//! VHDX's CRC-32C of headers, region tables and log entries; VHD's sums of footers and dynamic header; partclone's CRC-32.
 
 use super::{MOST, Span};
 
@@ -46,4 +46,22 @@ fn sum(span: &mut Span<'_>, at: u64, len: usize, place: usize) {
     raw[place..place + 4].fill(0);
     let sum = raw.iter().fold(0u32, |sum, byte| sum.wrapping_add((*byte).into()));
     span.write(at + place as u64, &(!sum).to_be_bytes());
+}
+
+/// Bytes of the header, its checksum included.
+const PARTCLONE: usize = 110;
+
+pub(super) fn partclone(span: &mut Span<'_>) {
+    let header = span.peek(0, PARTCLONE);
+    if !header.starts_with(b"partclone-image") || &header[30..34] != b"0002" {
+        return;
+    }
+    // CRC-32 without its final inversion.
+    let crc = |raw: &[u8]| (!crc32fast::hash(raw)).to_le_bytes();
+    span.write(PARTCLONE as u64 - 4, &crc(&header[..PARTCLONE - 4]));
+    let map = span.number(60, 8).div_ceil(8);
+    if span.number(105, 1) == 1 && map < 1 << 20 {
+        let raw = span.peek(PARTCLONE as u64, map as usize);
+        span.write(PARTCLONE as u64 + map, &crc(&raw));
+    }
 }

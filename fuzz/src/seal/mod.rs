@@ -73,6 +73,11 @@ pub fn images(machine: &mut Machine) {
     each(machine, images::seal);
 }
 
+/// partclone's header, and its map of used blocks in bits.
+pub fn partclone(machine: &mut Machine) {
+    each(machine, images::partclone);
+}
+
 /// All but the last of these, on whole disks and in partitions.
 pub fn everything(machine: &mut Machine) {
     for disk in &mut machine.disks {

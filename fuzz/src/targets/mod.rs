@@ -8,7 +8,9 @@ pub(crate) mod image;
 pub(crate) mod initramfs;
 pub(crate) mod layout;
 pub(crate) mod nbd;
+pub(crate) mod partclone;
 pub(crate) mod partition;
+pub(crate) mod remote;
 pub(crate) mod store;
 pub(crate) mod volume;
 
