@@ -124,10 +124,7 @@ impl Store {
             None => Ok(None),
         };
         let Some(config) = checked::<Option<Config>>(read)? else {
-            return Err(Error::refused(
-                format!("looking for a store at {}", backend.describe()),
-                "there is none: make one with `unmoor images init`",
-            ));
+            return Err(absent(&*backend));
         };
         config.check()?;
         let key = match (&config.encryption, secret) {
@@ -208,6 +205,22 @@ impl Store {
     pub fn remove_key(&self, id: &str) -> Result<()> {
         keys::remove(self.backend(), id)
     }
+}
+
+/// Why there is no store, where none is found.
+fn absent(backend: &dyn Backend) -> Error {
+    let doing = format!("looking for a store at {}", backend.describe());
+    let mut images = false;
+    // Who lost store.json is better not told to make a new store.
+    let listed = backend.list("images/", &mut |_| {
+        images = true;
+        Ok(())
+    });
+    if listed.is_ok() && images {
+        let because = "there are images, but store.json is gone: bring it back from a copy of the store";
+        return Error::new(ErrorKind::Mismatch, doing).because(because);
+    }
+    Error::refused(doing, "there is none: make one with `unmoor images init`")
 }
 
 impl Config {

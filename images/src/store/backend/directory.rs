@@ -53,6 +53,10 @@ impl Directory {
         match File::open(&path) {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == Io::NotFound => Ok(None),
+            Err(error) if error.kind() == Io::NotADirectory => {
+                let doing = format!("opening the store in {}", self.root.display());
+                Err(Error::refused(doing, "a store is a directory, and this is a file or lies below one"))
+            }
             Err(error) => Err(Error::io("opening", error).path(path)),
         }
     }

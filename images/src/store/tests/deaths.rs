@@ -93,10 +93,30 @@ fn a_prune_that_dies_at_any_write_loses_nothing_and_the_next_one_ends_it() {
         report.repacked_packs >= 1 && report.unused_packs >= 1 && report.indexes.0 > report.indexes.1,
         "{report:?}"
     );
+    let images: Vec<_> = images.into_iter().map(|(name, bytes, map)| (name.to_owned(), bytes, map)).collect();
+    let deaths = die_at_every_write(folder.path(), &images);
+    assert!(deaths > 15, "{deaths}");
+}
+
+#[test]
+fn small_packs_that_are_put_together_stay_whole_whenever_the_prune_dies() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, _) = init(folder.path(), None);
+    let mut images = little_changes(&store, 18);
+    // `check` reads all; the whole way back goes for some.
+    let last = images.pop().unwrap();
+    images.truncate(1);
+    images.push(last);
+    let deaths = die_at_every_write(folder.path(), &images);
+    assert!(deaths > 15, "{deaths}");
+}
+
+/// Prunes copies of a store, each dying one write later than the one before, until one ends. Answers how many died.
+fn die_at_every_write(folder: &Path, images: &[(String, Vec<u8>, crate::ExtentMap)]) -> u64 {
     let mut deaths = 0;
     for left in 0.. {
         let work = tempfile::tempdir().unwrap();
-        copy_folder(folder.path(), work.path());
+        copy_folder(folder, work.path());
         let backend = Dying { inner: Directory::open(work.path()), left: Arc::new(AtomicU64::new(left)) };
         let clock = Arc::new(TestClock::default());
         let dying = Store::open_on(Box::new(backend), None, clock).unwrap();
@@ -104,20 +124,21 @@ fn a_prune_that_dies_at_any_write_loses_nothing_and_the_next_one_ends_it() {
         deaths += u64::from(!ended);
         // As it is now: everything is there, and a capture finds its way.
         let (store, clock) = again(work.path(), None);
-        for (machine, bytes, extents) in &images {
-            assert!(read_back(&store, machine).0 == shown(bytes, extents), "{machine} after {left} writes");
+        for (name, bytes, extents) in images {
+            assert!(read_back(&store, name).0 == shown(bytes, extents), "{name} after {left} writes");
         }
         let options = CheckOptions { read_percent: 100, ..CheckOptions::default() };
         let report = store.check(&options, &Silent).unwrap();
         assert!(report.is_whole(), "after {left} writes: {report:?}");
-        let (machine, bytes, extents) = &images[1];
-        capture(&store, machine, bytes, extents).unwrap();
-        assert!(read_back(&store, machine).0 == shown(bytes, extents), "a capture after {left} writes");
+        let (_, bytes, extents) = images.last().unwrap();
+        let (again, _) = capture(&store, "d", bytes, extents).unwrap();
+        let again = format!("d@{}", again.time);
+        assert!(read_back(&store, &again).0 == shown(bytes, extents), "a capture after {left} writes");
         // The same process lives on, so that its lease has to be watched: an hour.
         store.prune(&PruneOptions::default(), &Silent).unwrap();
         assert!(clock.elapsed() < Duration::from_secs(3 * 3600));
-        for (machine, bytes, extents) in &images {
-            assert!(read_back(&store, machine).0 == shown(bytes, extents), "{machine} after {left} writes");
+        for (name, bytes, extents) in images {
+            assert!(read_back(&store, name).0 == shown(bytes, extents), "{name} after {left} writes");
         }
         let report = store.check(&options, &Silent).unwrap();
         assert!(report.is_whole() && report.notes.is_empty(), "after {left} writes: {report:?}");
@@ -125,7 +146,7 @@ fn a_prune_that_dies_at_any_write_loses_nothing_and_the_next_one_ends_it() {
             break;
         }
     }
-    assert!(deaths > 15, "{deaths}");
+    deaths
 }
 
 /// Objects by name, as a store lists them that shows a put or a removal only `lag` later.

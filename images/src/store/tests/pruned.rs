@@ -105,6 +105,43 @@ fn a_pack_that_is_mostly_unused_is_written_anew_and_images_that_name_it_open_by_
 }
 
 #[test]
+fn many_small_packs_are_put_together_and_every_image_is_as_before() {
+    for secret in [None, Some(crate::store::Secret::KeyFile(zeroize::Zeroizing::new(noise(64, 1))))] {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = init(folder.path(), secret);
+        let images = little_changes(&store, 20);
+        let packs = || files(folder.path()).iter().filter(|(name, _)| name.starts_with("packs/")).count();
+        let before = packs();
+        // The first is not small.
+        assert_eq!(before, 20);
+        let all = PruneOptions { max_unused_percent: 100, ..PruneOptions::default() };
+        assert_eq!(store.prune(&all, &Silent).unwrap().merged_packs, 0);
+        let dry = PruneOptions { dry_run: true, ..PruneOptions::default() };
+        let would = store.prune(&dry, &Silent).unwrap();
+        let did = prune(&store, &Silent);
+        assert_eq!((would.merged_packs, would.merged_bytes), (19, did.merged_bytes), "{would:?}");
+        assert_eq!(
+            (did.merged_packs, did.repacked_packs, did.removed_packs, packs()),
+            (19, 0, 19, 2),
+            "{did:?}"
+        );
+        for (name, bytes, extents) in &images {
+            let (back, map) = read_back(&store, name);
+            assert!(
+                back == shown(bytes, extents)
+                    && map.bytes(crate::State::Data) == extents.bytes(crate::State::Data)
+            );
+        }
+        whole(&store);
+        // Once is enough, and the next capture finds everything.
+        assert_eq!(prune(&store, &Silent).removed_packs, 0);
+        let (_, bytes, extents) = images.last().unwrap();
+        let (_, again) = capture(&store, "d", bytes, extents).unwrap();
+        assert_eq!(again.added.stored_bytes, 0);
+    }
+}
+
+#[test]
 fn a_reader_that_opened_an_image_before_goes_on_behind_a_prune() {
     use crate::BlockSource;
     let folder = tempfile::tempdir().unwrap();

@@ -168,6 +168,18 @@ pub(super) fn capture_at(
     writer.commit(copied.manifest, &maps, copied.report.read_bytes).unwrap().0
 }
 
+/// Captures of a machine that changes little: each but the first leaves a small pack. Answers the images by name, oldest first.
+pub(super) fn little_changes(store: &Store, count: usize) -> Vec<(String, Vec<u8>, ExtentMap)> {
+    let (mut bytes, extents) = disk(4);
+    (0..count)
+        .map(|round| {
+            bytes[(20 + round) * LEAF as usize + 5] ^= 1;
+            let (image, _) = capture(store, "d", &bytes, &extents).unwrap();
+            (format!("d@{}", image.time), bytes.clone(), extents.clone())
+        })
+        .collect()
+}
+
 /// Runs something once, when prune says that it waits.
 pub(super) struct Meanwhile<'a> {
     once: Mutex<Option<Box<dyn FnOnce() + Send + 'a>>>,

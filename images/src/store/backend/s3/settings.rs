@@ -117,13 +117,37 @@ impl Settings {
             builder = builder.with_config(Key::Region, region);
         }
         let mut settings = Self { builder, client, bucket: bucket.to_owned() };
-        settings.place(variables, &get);
+        settings.check()?;
+        settings.place(variables, &get)?;
         settings.trust(variables.get("AWS_CA_BUNDLE").map(str::to_owned).or_else(|| get("ca_bundle")))?;
         Ok(settings)
     }
 
+    /// What stands in addresses and headers has to be able to: the crate takes it for granted, and panics.
+    fn check(&self) -> Result<()> {
+        let named = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+        if !self.bucket.bytes().all(named) {
+            return Err(Error::new(ErrorKind::Usage, format!("opening the bucket {:.100?}", self.bucket))
+                .because("a bucket's name has letters, digits, dots and dashes"));
+        }
+        for (key, what) in [
+            (Key::AccessKeyId, "the access key's name (AWS_ACCESS_KEY_ID)"),
+            (Key::SecretAccessKey, "the secret access key (AWS_SECRET_ACCESS_KEY)"),
+            (Key::Token, "the session token (AWS_SESSION_TOKEN)"),
+            (Key::Region, "the region (AWS_REGION)"),
+        ] {
+            let value = self.builder.get_config_value(&key).unwrap_or_default();
+            if !value.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err(Error::new(ErrorKind::Usage, "looking for credentials").because(format!(
+                    "{what} has a space, a line's end or another character that it cannot have"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Endpoint, and how the bucket stands in addresses.
-    fn place(&mut self, variables: Variables<'_>, get: &dyn Fn(&str) -> Option<String>) {
+    fn place(&mut self, variables: Variables<'_>, get: &dyn Fn(&str) -> Option<String>) -> Result<()> {
         let ignored = variables.is_true("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS");
         let names = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
         let named = names.into_iter().find_map(|name| variables.get(name));
@@ -137,6 +161,16 @@ impl Settings {
         };
         builder = builder.with_virtual_hosted_style_request(hosted);
         if let Some(endpoint) = endpoint {
+            // The crate takes whatever is no address for its own mistake, and panics.
+            let scheme = ["http://", "https://"].into_iter().any(|scheme| endpoint.starts_with(scheme));
+            let plain = |byte: u8| byte.is_ascii_graphic() && !br#""<>\^`{|}"#.contains(&byte);
+            let address = reqwest::Url::parse(&endpoint).is_ok_and(|url| url.has_host());
+            if !scheme || !address || !endpoint.bytes().all(plain) {
+                let because =
+                    "an endpoint begins with http:// or https://, and a host follows: check AWS_ENDPOINT_URL";
+                return Err(Error::new(ErrorKind::Usage, format!("reading the endpoint {endpoint:.200?}"))
+                    .because(because));
+            }
             // A plain endpoint was asked for by name; there is nothing to protect it from.
             if endpoint.starts_with("http://") {
                 self.client = std::mem::take(&mut self.client).with_allow_http(true);
@@ -145,6 +179,7 @@ impl Settings {
             builder = builder.with_config(Key::S3Endpoint, endpoint);
         }
         self.builder = builder;
+        Ok(())
     }
 
     /// Whose certificates count.
@@ -306,5 +341,38 @@ mod tests {
             ("AWS_CA_BUNDLE", "/nowhere/authorities.pem"),
         ];
         assert!(gather(&bundle).contains("/nowhere/authorities.pem"));
+    }
+
+    #[test]
+    fn what_cannot_stand_in_a_request_is_refused() {
+        let gather = |name: &str, value: &str, bucket: &str| {
+            let mut all = vec![("AWS_ACCESS_KEY_ID", "E"), ("AWS_SECRET_ACCESS_KEY", "x")];
+            all.retain(|(other, _)| *other != name);
+            all.push((name, value));
+            let all: Vec<_> =
+                all.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            Settings::gather(&all, bucket).map(|_| ()).map_err(|error| error.chain())
+        };
+        let endpoints = [
+            "127.0.0.1:9000",
+            "s3.example.org",
+            "http://",
+            "http://a b",
+            "http://h:99999",
+            "ftp://h",
+            "http://h/p{",
+        ];
+        for endpoint in endpoints {
+            let said = gather("AWS_ENDPOINT_URL", endpoint, "b").unwrap_err();
+            assert!(said.contains("begins with http:// or https://"), "{endpoint}: {said}");
+        }
+        for endpoint in ["http://127.0.0.1:9000", "https://s3.example.org/base/", "http://[::1]:1"] {
+            gather("AWS_ENDPOINT_URL", endpoint, "b").unwrap();
+        }
+        for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION"] {
+            assert!(gather(name, "a\nb", "b").unwrap_err().contains(name));
+        }
+        assert!(gather("AWS_REGION", "r", "b ucket").unwrap_err().contains("letters, digits"));
+        gather("AWS_REGION", "r", "b.u-c_K3t").unwrap();
     }
 }
