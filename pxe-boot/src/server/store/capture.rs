@@ -189,7 +189,8 @@ async fn commit_of(shared: &Arc<Shared>, job: &str, head: &Parts, pieces: &mut P
     let _alone = shared.commits.clone().acquire_owned().await;
     // Others wait.
     let body = tokio::time::timeout(COMMIT, pieces.whole()).await;
-    let body = body.map_err(|_| Failed::sent(&Error::malformed("reading a commit", "it takes too long")))??;
+    let body =
+        body.map_err(|_| Failed::sent(&Error::malformed("reading a commit", "it takes too long")))??;
     let (known, gate, job) = (session.clone(), shared.gate.clone(), access.job);
     let before = blocking(move || {
         let before = known.done.lock().unwrap_or_else(PoisonError::into_inner).clone();
