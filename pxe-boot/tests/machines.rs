@@ -47,7 +47,7 @@ const CELLS: [Cell; 6] = [
         pxe: true,
         loader: UefiLoader::Shim,
         proxy: false,
-        asked: &["menu for iPXE"],
+        asked: &["menu for iPXE", "vmlinuz, 200", "initramfs, 200"],
     },
     Cell {
         name: "bios-beside-dnsmasq",
@@ -56,7 +56,7 @@ const CELLS: [Cell; 6] = [
         pxe: true,
         loader: UefiLoader::Shim,
         proxy: true,
-        asked: &["menu for iPXE"],
+        asked: &["menu for iPXE", "vmlinuz, 200", "initramfs, 200"],
     },
     Cell {
         name: "uefi-secure-boot",
@@ -65,7 +65,7 @@ const CELLS: [Cell; 6] = [
         pxe: true,
         loader: UefiLoader::Shim,
         proxy: false,
-        asked: &["shimx64.efi", "grubx64.efi", "grub/grub.cfg", "menu for GRUB"],
+        asked: &["shimx64.efi", "grubx64.efi", "grub/grub.cfg", "boot/grub?mac=52:54:00:12:34:56", "vmlinuz", "initramfs"],
     },
     Cell {
         name: "uefi-beside-dnsmasq",
@@ -74,7 +74,7 @@ const CELLS: [Cell; 6] = [
         pxe: true,
         loader: UefiLoader::Shim,
         proxy: true,
-        asked: &["shimx64.efi", "grubx64.efi", "menu for GRUB"],
+        asked: &["shimx64.efi", "grubx64.efi", "boot/grub?mac=52:54:00:12:34:56", "vmlinuz", "initramfs"],
     },
     Cell {
         name: "uefi-ipxe",
@@ -83,7 +83,7 @@ const CELLS: [Cell; 6] = [
         pxe: true,
         loader: UefiLoader::Snponly,
         proxy: false,
-        asked: &["snponly.efi", "menu for iPXE"],
+        asked: &["snponly.efi", "menu for iPXE", "vmlinuz, 200", "initramfs, 200"],
     },
     Cell {
         name: "uefi-http",
@@ -194,7 +194,7 @@ fn started(cell: &Cell, folder: &Path, boot: &Path) {
     drop(machine);
     let said = told.said.lock().unwrap().clone();
     assert!(seen, "{}: the kernel does not start: {said:#?}", cell.name);
-    for asked in cell.asked.iter().chain(&["vmlinuz, 200", "initramfs, 200"]) {
+    for asked in cell.asked {
         assert!(said.iter().any(|line| line.contains(asked)), "{}: {asked}: {said:#?}", cell.name);
     }
 }

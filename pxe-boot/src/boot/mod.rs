@@ -4,8 +4,9 @@
 //! ```text
 //!   firmware               first, by TFTP                     then, by HTTP
 //!   BIOS                   undionly.kpxe (iPXE)               /boot/ipxe -> vmlinuz, initramfs; or the disk
-//!   UEFI PXE               shimx64.efi, grubx64.efi,          /boot/grub -> the same
-//!                            grub/grub.cfg; or snponly.efi    /boot/ipxe
+//!   UEFI PXE               shimx64.efi, grubx64.efi,          - (all of it by TFTP: GRUB asks where it came from)
+//!                            grub/grub.cfg, boot/grub?mac=...
+//!                          or snponly.efi (iPXE)              /boot/ipxe
 //!   UEFI HTTP              -                                  /boot/shimx64.efi ..., the same
 //!   iPXE already           -                                  /boot/ipxe
 //! ```
@@ -14,6 +15,7 @@
 
 mod choice;
 pub mod http;
+mod question;
 mod script;
 mod shelf;
 mod starter;

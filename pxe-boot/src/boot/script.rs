@@ -97,7 +97,7 @@ pub(super) fn ipxe(settings: &Settings, choice: &Choice, bios: bool) -> Result<S
     })
 }
 
-/// What GRUB does for `choice`. UEFI goes on with its next boot entry when a loader ends.
+/// What GRUB does for `choice`. Files come from where GRUB came from: Debian 12's signed image has no HTTP. UEFI goes on with its next boot entry when a loader ends.
 pub(super) fn grub(settings: &Settings, choice: &Choice) -> Result<String> {
     Ok(match choice {
         Choice::Rescue { options } => {
@@ -106,8 +106,8 @@ pub(super) fn grub(settings: &Settings, choice: &Choice) -> Result<String> {
             let (kernel, initramfs) = (names::KERNEL, names::INITRAMFS);
             format!(
                 "echo 'unmoor: loading the rescue environment from {host}'\n\
-                 if linux '(http,{host})/boot/{kernel}' {line}; then\n\
-                 if initrd '(http,{host})/boot/{initramfs}'; then\n\
+                 if linux /boot/{kernel} {line}; then\n\
+                 if initrd /boot/{initramfs}; then\n\
                  boot\n\
                  fi\n\
                  fi\n\
@@ -133,7 +133,7 @@ pub(super) fn grub_first(settings: &Settings) -> String {
          if smbios --type 1 --get-string 7 --set serial; then\n\
          if regexp '^[A-Za-z0-9._-]+$' \"${{serial}}\"; then set query=\"${{query}}&serial=${{serial}}\"; fi\n\
          fi\n\
-         configfile \"(http,{host})/boot/grub?${{query}}\"\n\
+         configfile \"/boot/grub?${{query}}\"\n\
          echo 'unmoor: {host} has no menu for this machine'\n\
          sleep 5\n\
          exit\n"

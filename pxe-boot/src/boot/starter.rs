@@ -7,6 +7,7 @@ use std::sync::Arc;
 use unmoor_images::Result;
 
 use super::choice::{Asker, Choice, Choices};
+use super::question::Question;
 use super::script;
 use super::shelf::{Shelf, UefiLoader, names};
 use crate::dhcp::{Architecture, Boot, Client, Loader, Menu};
@@ -143,13 +144,16 @@ pub(super) fn is_grub_first(name: &str) -> bool {
 }
 
 impl Files for Starter {
-    fn open(&self, name: &str, _client: IpAddr) -> Result<Option<Opened>> {
+    fn open(&self, name: &str, client: IpAddr) -> Result<Option<Opened>> {
         // Some firmware writes paths as DOS does, and shim doubles slashes.
         let name = name.replace('\\', "/");
         let parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
         let name = parts.join("/");
         if is_grub_first(&name) {
             return Ok(Some(Opened::Memory(self.grub_first().into_bytes())));
+        }
+        if let Some(question) = Question::of_name(&name) {
+            return Ok(Some(Opened::Memory(self.grub(&question.asker(client))?.into_bytes())));
         }
         self.shelf.read(name.strip_prefix("boot/").unwrap_or(&name))
     }

@@ -337,7 +337,9 @@ fn tftp_has_the_loaders_and_grubs_first_configuration() {
             assert!(get("//grubx64.efi").unwrap() == content("grubx64.efi"));
             assert!(get("/boot/shimx64.efi").unwrap() == content("shimx64.efi"));
             let first = String::from_utf8(get("/grub/grub.cfg").unwrap()).unwrap();
-            assert!(first.contains("configfile \"(http,10.9.0.1)/boot/grub?${query}\""), "{first}");
+            assert!(first.contains("configfile \"/boot/grub?${query}\""), "{first}");
+            let menu = String::from_utf8(get("/boot/grub?mac=52-54-00-00-00-02&uuid=x").unwrap()).unwrap();
+            assert!(menu.ends_with("\nexit\n"), "{menu}");
             assert!(get("secret").is_none() && get("../outside").is_none());
         }));
         told.stop.store(true, Ordering::Relaxed);

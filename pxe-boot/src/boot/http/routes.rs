@@ -11,20 +11,17 @@ use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use serde::Deserialize;
 use unmoor_images::Result;
 
 use super::range::{Part, matches, part};
 use super::server::Teller;
 use crate::boot::choice::Asker;
+use crate::boot::question::Question;
 use crate::boot::starter::Starter;
-use crate::dhcp::Architecture;
 use crate::tftp::Opened;
 
 /// Bytes that are read at once.
 const PIECE: u64 = 256 << 10;
-/// No name, serial number or address of a machine is longer, in bytes.
-const LONGEST: usize = 128;
 
 #[derive(Clone)]
 struct Context {
@@ -49,43 +46,6 @@ async fn ca(State(context): State<Context>) -> Response {
     ([(header::CONTENT_TYPE, "application/x-pem-file")], pem).into_response()
 }
 
-/// What a menu's request says of its machine.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Question {
-    mac: String,
-    uuid: String,
-    serial: String,
-    arch: String,
-}
-
-impl Question {
-    /// What is well-formed of it: the rest counts as not said.
-    fn asker(self, from: SocketAddr) -> Asker {
-        let hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let mac = Some(self.mac.replace('-', ":").to_lowercase()).filter(|mac| {
-            mac.len() == 17
-                && mac.split(':').count() == 6
-                && mac.split(':').all(|pair| pair.len() == 2 && hex(pair))
-        });
-        let uuid = Some(self.uuid.to_lowercase()).filter(|uuid| {
-            let lengths: Vec<usize> = uuid.split('-').map(str::len).collect();
-            lengths == [8, 4, 4, 4, 12] && uuid.split('-').all(hex)
-        });
-        let serial = Some(self.serial.trim().to_owned()).filter(|serial| {
-            !serial.is_empty() && serial.len() <= LONGEST && !serial.chars().any(char::is_control)
-        });
-        let architecture = match self.arch.as_str() {
-            "pcbios-i386" | "pcbios-x86_64" => Some(Architecture::Bios),
-            "efi-x86_64" => Some(Architecture::UefiX64),
-            "efi-i386" => Some(Architecture::UefiX86),
-            "efi-arm64" => Some(Architecture::UefiArm64),
-            _ => None,
-        };
-        Asker { mac, uuid, serial, architecture, address: Some(from.ip()) }
-    }
-}
-
 async fn ipxe(state: State<Context>, from: ConnectInfo<SocketAddr>, question: Query<Question>) -> Response {
     menu(state, from, question, Starter::ipxe, "iPXE").await
 }
@@ -101,7 +61,7 @@ async fn menu(
     write: fn(&Starter, &Asker) -> Result<String>,
     kind: &str,
 ) -> Response {
-    let asker = question.asker(from);
+    let asker = question.asker(from.ip());
     let name = asker.mac.clone().or_else(|| asker.uuid.clone()).unwrap_or_default();
     let starter = Arc::clone(&context.starter);
     // The state is a database.
