@@ -162,4 +162,6 @@ targets! {
     tree targets::store::tree, seal::nothing;
     stored targets::store::stored, seal::nothing;
     hints targets::store::hints, seal::nothing;
+    frames targets::agent::frames, seal::nothing;
+    commit targets::agent::commit, seal::nothing;
 }

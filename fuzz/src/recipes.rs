@@ -184,6 +184,8 @@ printf 'softdep a pre: e fs-x post: c_d\nsoftdep e pre: a\n' >disk3; mkdir -p r/
     here("tree", "tree", "tree", |at| stored_objects(at, &["tree"]), "root and page of its disk's tree, and the disk's size"),
     here("stored", "stored", "4 documents", |at| stored_objects(at, &["images/", "store.json", "keys/", "marks/"]), "its image, the store's configuration, a key of an encrypted store, a mark"),
     here("hints", "hints", "4 documents", |at| stored_objects(at, &["leases/", "moved/", "damaged/", "usage.json"]), "a lease, and what verify and prune write down"),
+    here("frames", "frames", "3 leaves", |at| std::fs::write(at.join("disk1"), frames()).unwrap(), "three leaves as an agent sends them, two of them compressed"),
+    here("commit", "commit", "2 maps", commit, "the manifest of a small capture, and two maps"),
     kept("record", "endless", "error", "a sparse file of gigabytes as record, which was read whole"),
 ];
 
@@ -387,6 +389,29 @@ fn map_file(path: &Path) -> (ExtentMap, Leaves, MapRecord) {
     let leaves = Leaves::from_pairs(size, pairs).unwrap();
     let record = write_map(path, &extents, &leaves).unwrap();
     (extents, leaves, record)
+}
+
+fn frames() -> Vec<u8> {
+    use unmoor_pxe_boot::client::store::encode_frame;
+    let mut compressor = zstd::bulk::Compressor::new(1).unwrap();
+    let mut out = Vec::new();
+    for leaf in [vec![7; 3000], (0..5000u32).map(|at| (at / 9) as u8).collect()] {
+        encode_frame(&unmoor_images::merkle::leaf(&leaf), &leaf, Some(&mut compressor), &mut out).unwrap();
+    }
+    encode_frame(&unmoor_images::merkle::leaf(b"plain"), b"plain", None, &mut out).unwrap();
+    out
+}
+
+fn commit(folder: &Path) {
+    let store = store_with_image(&folder.join("store"));
+    let record = store.record(&store.images().unwrap()[0]).unwrap();
+    map_file(&folder.join("map"));
+    let map = std::fs::read(folder.join("map")).unwrap();
+    let maps = vec![map.len() as u64; 2];
+    let commit = unmoor_pxe_boot::api::Commit { manifest: record.manifest, read_bytes: 5 * LEAF, maps };
+    let body = [serde_json::to_vec(&commit).unwrap(), map.clone(), map].concat();
+    std::fs::remove_dir_all(folder.join("store")).unwrap();
+    std::fs::write(folder.join("disk1"), body).unwrap();
 }
 
 fn manifest(folder: &Path) {

@@ -111,6 +111,8 @@ smoke! {
     what_broken_clients_say_is_survived "nbd";
     damaged_bitmaps_of_overlays_are_survived "overlay";
     damaged_orders_of_boots_are_survived "order";
+    damaged_frames_of_leaves_are_survived "frames";
+    damaged_commits_are_survived "commit";
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod measure;
 mod proxy;
 mod remote;
 mod scale;
+mod serve;
 mod store;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +36,7 @@ pub(crate) enum Part {
     S3,
     Scale,
     Agents,
+    Serve,
 }
 
 /// Measures `parts`, or all where none is named, `rounds` times each.
@@ -80,6 +82,9 @@ pub(crate) fn run(parts: &[Part], rounds: usize) -> Result {
     }
     if wanted(Part::Store) {
         store::run(&unmoor, &disk, scratch.path(), rounds)?;
+    }
+    if wanted(Part::Serve) {
+        serve::run(&disk, scratch.path(), rounds)?;
     }
     if wanted(Part::S3) {
         remote::run(&unmoor, &disk, scratch.path(), rounds)?;

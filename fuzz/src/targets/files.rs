@@ -22,7 +22,7 @@ pub(crate) fn map(machine: &Machine) -> Answer {
     }
 }
 
-fn check_map(extents: &ExtentMap, leaves: &Leaves) -> usize {
+pub(crate) fn check_map(extents: &ExtentMap, leaves: &Leaves) -> usize {
     check_extents(extents, leaves.size());
     assert_eq!(leaves.count(), leaves.size().div_ceil(LEAF));
     let mut next = 0;

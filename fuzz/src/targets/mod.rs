@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The parsers, and what holds of any answer of theirs.
 
+pub(crate) mod agent;
 pub(crate) mod files;
 pub(crate) mod filesystem;
 pub(crate) mod guest;
