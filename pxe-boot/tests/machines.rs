@@ -65,7 +65,14 @@ const CELLS: [Cell; 6] = [
         pxe: true,
         loader: UefiLoader::Shim,
         proxy: false,
-        asked: &["shimx64.efi", "grubx64.efi", "grub/grub.cfg", "boot/grub?mac=52:54:00:12:34:56", "vmlinuz", "initramfs"],
+        asked: &[
+            "shimx64.efi",
+            "grubx64.efi",
+            "grub/grub.cfg",
+            "boot/grub?mac=52:54:00:12:34:56",
+            "vmlinuz",
+            "initramfs",
+        ],
     },
     Cell {
         name: "uefi-beside-dnsmasq",

@@ -3,13 +3,14 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::extract::ConnectInfo;
 use axum::http::Request;
 use axum_server::accept::Accept;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -189,6 +190,8 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for Known<S> {
         if let Some((key, _)) = &self.peer.key {
             request.extensions_mut().insert(*key);
         }
+        // By which the web page counts wrong tokens.
+        request.extensions_mut().insert(ConnectInfo(SocketAddr::from((self.peer.address, 0))));
         request.extensions_mut().insert(self.peer.clone());
         self.service.call(request)
     }

@@ -5,7 +5,9 @@ use std::fmt::Display;
 
 use axum::http::StatusCode;
 use axum::response::{Html as Answer, IntoResponse, Response};
-use unmoor_images::{Error, ErrorKind};
+use unmoor_images::Error;
+
+use crate::server::errors;
 
 use super::assets::VERSION;
 use super::html::Html;
@@ -84,13 +86,8 @@ pub(super) struct Failure {
 impl Failure {
     /// What the server says, to who asked.
     pub(super) fn new(error: &Error, session: &Session) -> Self {
-        let missing = error.io_cause().is_some_and(|cause| cause.kind() == std::io::ErrorKind::NotFound);
-        let status = match error.kind() {
-            _ if missing => StatusCode::NOT_FOUND,
-            ErrorKind::Usage => StatusCode::BAD_REQUEST,
-            ErrorKind::Refused => StatusCode::CONFLICT,
-            _ => StatusCode::INTERNAL_SERVER_ERROR,
-        };
+        let (status, _) = errors::status(error);
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Self::said(status, error.chain(), session)
     }
 

@@ -15,6 +15,7 @@ use unmoor_images::monitor::Silent;
 use unmoor_images::store::{ImageName, Since, Store, StoredImage, Writer, WriterOptions};
 use unmoor_images::{Error, ErrorKind, Result};
 
+use super::super::errors::status;
 use super::answer::Failed;
 use super::turns::{Pace, Turns};
 use super::{Access, Gate, Limits, PeerKey};
@@ -120,8 +121,10 @@ impl Shared {
             .map_err(|_| Failed::new(StatusCode::NOT_FOUND, "not_found", "there is no such job"))?;
         let gate = self.gate.clone();
         let access =
-            blocking(move || gate.admit(&key, &token, job)).await.map_err(|error| match error.kind() {
-                ErrorKind::Refused => Failed::forbidden(error.chain()),
+            blocking(move || gate.admit(&key, &token, job)).await.map_err(|error| match status(&error) {
+                (401, kind) => Failed::new(StatusCode::UNAUTHORIZED, kind, error.chain()),
+                (404, kind) => Failed::new(StatusCode::NOT_FOUND, kind, error.chain()),
+                (403 | 409, _) => Failed::forbidden(error.chain()),
                 _ => Failed::store(&error),
             })?;
         if !self.sweeping.swap(true, Ordering::Relaxed) {
