@@ -8,7 +8,7 @@ use crate::lab::guest::Built;
 use crate::lab::hardware::{Bus, Chipset, Firmware, Hardware};
 use crate::lab::network::neighbour::Neighbour;
 use crate::lab::network::watch::{LIMIT, Seen};
-use crate::lab::network::{Bridge, Server, Timeline};
+use crate::lab::network::{ADDRESS, Bridge, Server, Timeline};
 use crate::lab::qemu::{Machine, Writes};
 use crate::lab::{Scratch, guests, rescue};
 use crate::run::{Failure, Result, While, output};
@@ -18,9 +18,6 @@ use std::time::Duration;
 
 /// The port of the bridge is down that long.
 const OUTAGE: Duration = Duration::from_secs(60);
-/// The server's address on its bridge: what QEMU's own network has as its gateway, which the guests expect to answer.
-const ADDRESS: &str = "10.0.2.2";
-
 /// Who gives addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Dhcp {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `unmoor serve` on a bridge, and what an administrator says to it.
 
-use crate::lab::network::Bridge;
+use crate::lab::network::{ADDRESS, Bridge};
 use crate::lab::qemu::tail;
 use crate::run::{Failure, Result, While, output};
 use serde_json::Value;
@@ -68,9 +68,13 @@ impl<'a> Server<'a> {
 
     /// An administrator's command, `jobs` or `machines`; the document that it prints.
     pub(crate) fn ask(&self, arguments: &[&str]) -> Result<Value> {
-        let mut command = self.bridge.command(&self.unmoor);
-        command.arg("--json").args(arguments).arg("--state").arg(self.folder.join("state"));
-        let said = output(&mut command)?;
+        let mut command = self.bridge.command("env");
+        let state = self.folder.join("state");
+        let (authority, token) = (state.join("ca.pem"), state.join("admin.token"));
+        command.arg(format!("UNMOOR_SERVER=https://{ADDRESS}"));
+        command.arg(format!("UNMOOR_CA={}", authority.display()));
+        command.arg(format!("UNMOOR_TOKEN_FILE={}", token.display()));
+        let said = output(command.arg(&self.unmoor).arg("--json").args(arguments))?;
         Ok(serde_json::from_str(&said)?)
     }
 

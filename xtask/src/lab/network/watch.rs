@@ -29,7 +29,7 @@ impl Server<'_> {
         let mut command = vec!["jobs", "add"];
         command.extend(words);
         let said = self.ask(&command)?;
-        said["id"].as_u64().ok_or_else(|| Failure::new(format!("no job was made: {said}")))
+        said["job"]["id"].as_u64().ok_or_else(|| Failure::new(format!("no job was made: {said}")))
     }
 
     /// Looks how far the job is; approves its machine's key by the code that its console shows.
@@ -40,7 +40,7 @@ impl Server<'_> {
         running: &mut Running,
         timeline: &mut Timeline,
     ) -> Result<Seen> {
-        let said = self.ask(&["jobs", "show", &job.to_string()])?;
+        let said = self.ask(&["jobs", "show", &job.to_string()])?["job"].take();
         let machine = self.machine(mac)?;
         let fail = |what: &str, running: &Running| {
             let (console, server) = (running.console(20), self.said(30));
@@ -60,7 +60,7 @@ impl Server<'_> {
             // What an administrator compares.
             && console.contains(code)
         {
-            self.ask(&["machines", "approve", &id.to_string(), code])?;
+            self.ask(&["machines", "approve", &id.to_string(), "--code", code])?;
             timeline.mark("its key is approved");
         }
         match said["state"].as_str() {
