@@ -87,7 +87,7 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<Outcome>
                 manifest.disks.get(named.unwrap_or(0)).ok_or_else(|| no_manifest(&arguments.image))?;
             let map = || record.read_map(folder);
             let place = RestoreRecord::for_device(&folder.join(&record.image), disk);
-            vec![check_disk(disk, Some(place), (record, &map), arguments, terminal)?]
+            vec![check_disk(disk, Some(&place), (record, &map), arguments, terminal)?]
         }
         None => {
             let wanted = |index: &usize| named.is_none_or(|named| named == 0 || named == *index);
@@ -188,7 +188,7 @@ fn check_stored(arguments: &Arguments, terminal: &Terminal) -> Result<Vec<Checke
         let Some((_, (stored, record))) = disks.nth(number) else { return Ok(Vec::new()) };
         let map = || Ok((stored.extents.clone(), stored.leaves.clone()));
         let place = records::of_stored(&path(record), disk);
-        return Ok(vec![check_disk(disk, place, (record, &map), arguments, terminal)?]);
+        return Ok(vec![check_disk(disk, place.as_deref(), (record, &map), arguments, terminal)?]);
     }
     disks
         .map(|(index, (disk, record))| {
@@ -207,15 +207,16 @@ type ReadMap<'a> = &'a dyn Fn() -> Result<(ExtentMap, Leaves)>;
 
 fn check_disk(
     path: &Path,
-    of_device: Option<PathBuf>,
+    of_device: Option<&Path>,
     (record, read_map): (&DiskRecord, ReadMap<'_>),
     arguments: &Arguments,
     terminal: &Terminal,
 ) -> Result<Checked> {
     let disk = Disk::open(path, &OpenOptions::default(), terminal)?;
     let beside = RestoreRecord::beside(path);
-    let usual = of_device.iter().chain([&beside]);
-    let found = arguments.record.iter().chain(usual).find(|path| path.exists() || arguments.record.is_some());
+    let usual = of_device.into_iter().chain([&*beside]);
+    let told = arguments.record.iter().map(PathBuf::as_path);
+    let found = told.chain(usual).find(|path| path.exists() || arguments.record.is_some());
     let (extents, leaves, changes) = match found {
         Some(found) => {
             let (restored, extents, leaves) = RestoreRecord::read(found)?;

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use unmoor_images::monitor::Event;
 use unmoor_images::{Error, ErrorKind, Monitor, Result, ResultExt};
@@ -19,6 +20,8 @@ use crate::server::{self, Export};
 
 /// Devices that are tried: kernels make 16 of them unless told otherwise.
 const MOST: u32 = 1024;
+/// How long the kernel may take to start a device.
+const READY: Duration = Duration::from_secs(20);
 /// `NBD_OPT_EXPORT_NAME`
 const EXPORT_NAME: u32 = 1;
 
@@ -87,7 +90,37 @@ impl Device {
             .spawn(move || sys::run(&receiver))
             .doing(|| "starting a thread")?;
         this.receiving = Some(receiving);
+        let sector = u64::from(sector.max(1));
+        this.wait_until_ready(size / sector * sector)?;
         Ok(this)
+    }
+
+    /// The kernel gives the device its size only when the receiving thread has entered it (`nbd_start_device`).
+    fn wait_until_ready(&mut self, size: u64) -> Result<()> {
+        use std::io::{Seek, SeekFrom};
+        let begin = Instant::now();
+        loop {
+            let shown = File::open(&self.path).and_then(|mut device| device.seek(SeekFrom::End(0)));
+            if shown.is_ok_and(|shown| shown == size) {
+                return Ok(());
+            }
+            let ended = self.receiving.as_ref().is_none_or(JoinHandle::is_finished);
+            if ended || begin.elapsed() > READY {
+                let why = match self.receiving.take() {
+                    Some(receiving) if ended => receiving.join().ok().and_then(std::result::Result::err),
+                    receiving => {
+                        self.receiving = receiving;
+                        None
+                    }
+                };
+                let error = Error::new(ErrorKind::Io, "waiting for a block device").path(&self.path);
+                return Err(match why {
+                    Some(why) => error.source(why),
+                    None => error.because("it did not get its size"),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Its node.

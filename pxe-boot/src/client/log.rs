@@ -29,6 +29,8 @@ impl Log {
         let end =
             text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= LONGEST).last();
         let text = text.get(..end.unwrap_or(0)).unwrap_or_default().to_owned();
+        // JSON has no other numbers: a heartbeat with one would be refused, and all after it.
+        let seconds = if seconds.is_finite() { seconds } else { 0.0 };
         let mut lines = self.lines();
         let number = lines.next;
         lines.next = number.saturating_add(1);

@@ -161,6 +161,14 @@ fn agents(w: &mut Writer) {
     w.add("post", "/v1/agent/register", Who::Agent, "An agent has started.", body, answer);
     let (body, answer) = (w.of::<Heartbeat>(), w.of::<Orders>());
     w.add("post", "/v1/agent/heartbeat", Who::Agent, "An agent lives.", body, answer);
+    w.add(
+        "get",
+        "/v1/agent/probe",
+        Who::Agent,
+        "Zeros: how fast they come tells of the way.",
+        Nothing,
+        Bytes("Zeros."),
+    );
     let answer = w.of::<Assignment>();
     w.add(
         "get",

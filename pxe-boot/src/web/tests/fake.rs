@@ -202,7 +202,7 @@ impl Fleet {
 }
 
 fn missing<T>() -> Result<T> {
-    Err(Error::io("asking for it", std::io::Error::from(std::io::ErrorKind::NotFound)))
+    Err(crate::server::errors::missing("asking for it"))
 }
 
 impl Admin for Fleet {
