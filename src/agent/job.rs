@@ -24,6 +24,8 @@ use crate::cli;
 use crate::output::size::show_size;
 use crate::output::{Listener, Terminal};
 
+/// Most bytes of a result.
+const LONGEST: usize = 4 << 20;
 /// Between two lines of a job's progress on the console.
 const SAID: Duration = Duration::from_secs(10);
 
@@ -140,6 +142,17 @@ impl Listener for Hearer {
     }
 }
 
+/// A result that the server takes: a plan has the files that it writes in it, an initramfs of tens of MiB too.
+fn fitting(mut document: Value) -> Value {
+    let is_long = |document: &Value| document.to_string().len() > LONGEST;
+    if is_long(&document)
+        && let Some(plan) = document.pointer_mut("/fitting/plan")
+    {
+        *plan = json!("left out: it has the files that it writes in it");
+    }
+    if is_long(&document) { json!({ "left_out": "the result is too long to be sent" }) } else { document }
+}
+
 /// How far a job is, for who stands before the machine.
 fn line(progress: &Progress) -> String {
     let Progress { phase, done, total, rate } = progress;
@@ -199,7 +212,7 @@ pub(super) fn perform(
     let result = work.into_inner().unwrap_or_else(PoisonError::into_inner);
     let result =
         result.unwrap_or_else(|| Err(Error::new(ErrorKind::Io, "doing the job").because("it has no result")));
-    let document = hearer.document();
+    let document = fitting(hearer.document());
     match result {
         Ok(next) => (Outcome::Done, document, next),
         Err(error) => {
