@@ -70,6 +70,7 @@ fn jobs_are_done_and_refused_and_a_stop_is_a_clean_end() {
                         json!({ "register": false, "approved": true, "cancel": false, "next_log": 0 });
                     (200, orders.to_string().into_bytes())
                 }
+                "/v1/agent/probe" => (200, vec![0; 1 << 20]),
                 "/v1/agent/jobs/next" => match seen.jobs.pop_front() {
                     Some(job) => (200, job.to_string().into_bytes()),
                     None => {

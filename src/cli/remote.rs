@@ -16,7 +16,7 @@ const HERE: &str = "https://localhost";
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Server options")]
 pub(crate) struct ServerOptions {
-    /// The server, https://HOST[:PORT]; otherwise UNMOOR_SERVER; with --state https://localhost
+    /// The server, https://HOST or https://HOST:PORT; otherwise UNMOOR_SERVER; with --state https://localhost
     #[arg(long, value_name = "URL")]
     server: Option<String>,
     /// A file with the server's CA (PEM); otherwise UNMOOR_CA

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Pages are complete without the script; with it they stay up to date: it fetches the page that it is on, and changes what differs.
-//! To add a page: a file with a function that fills an [`Html`](html::Html), and its route here.
+//! To add a page: a file with a function that fills an `html::Html`, and its route here.
 
 mod actions;
 mod assets;
