@@ -17,6 +17,8 @@ pub(crate) enum Need {
     Lab,
     /// What unmoor is measured against.
     Bench,
+    /// The web page in a browser, which takes minutes beside other tests.
+    Browser,
 }
 
 /// One row: the package, and what needs it. New tests add their packages here.
@@ -89,7 +91,7 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("nbd-client", &[Need::Tests]),
     ("fio", &[Need::Tests]),
     ("iproute2", &[Need::Tests, Need::Lab]),
-    ("chromium", &[Need::Tests]),
+    ("chromium", &[Need::Browser]),
     ("python3-venv", &[Need::Tests, Need::Bench]),
 ];
 
@@ -103,11 +105,10 @@ pub(crate) fn require(needs: &[Need]) -> Result {
     if needs.contains(&Need::Tests) || needs.contains(&Need::Bench) {
         s3_server::install()?;
     }
-    if needs.contains(&Need::Tests) {
+    if needs.contains(&Need::Browser) {
         browser::install()?;
-        unpack()?;
     }
-    Ok(())
+    if needs.contains(&Need::Tests) { unpack() } else { Ok(()) }
 }
 
 /// Unpacks each of [`UNPACKED`] into the lab's directory `boot-loaders/PACKAGE`, where the tests look for them.

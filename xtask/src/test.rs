@@ -16,6 +16,9 @@ pub(crate) fn run(all: bool, no_lab: bool) -> Result<ExitCode> {
     let needs: &[Need] =
         if no_lab { &[Need::Build, Need::Tests] } else { &[Need::Build, Need::Tests, Need::Lab] };
     packages::require(needs)?;
+    if all {
+        packages::require(&[Need::Browser])?;
+    }
     steps.check("formatting", || run_command(in_workspace().args(["fmt", "--all", "--check"])));
     steps.check("lints", || {
         let arguments = ["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"];

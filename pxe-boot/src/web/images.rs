@@ -45,7 +45,7 @@ pub(super) async fn list(
 
 fn table(html: &mut Html, machines: &BTreeMap<&str, Vec<&Image>>) {
     html.raw(
-        "<div class='wide'><table class='images'><caption class='away'>Images by machine, newest first</caption><thead><tr>\
+        "<div class='wide' tabindex='0' role='region' aria-label='Images'><table class='images'><caption class='away'>Images by machine, newest first</caption><thead><tr>\
          <th scope='col'>Captured</th><th scope='col' class='right'>Disks</th><th scope='col' class='right'>Data</th>\
          <th scope='col' class='right'>Read</th><th scope='col' class='right'>New</th><th scope='col' class='right'>Stored</th>\
          </tr></thead>",

@@ -185,7 +185,7 @@ fn adapters(html: &mut Html, facts: &MachineFacts) {
         return;
     }
     html.raw(
-        "<h3>Network adapters</h3><div class='wide'><table class='tight'><caption class='away'>Network adapters</caption><thead><tr>\
+        "<h3>Network adapters</h3><div class='wide' tabindex='0' role='region' aria-label='Network adapters'><table class='tight'><caption class='away'>Network adapters</caption><thead><tr>\
          <th scope='col'>Adapter</th><th scope='col'>Address</th><th scope='col'>Link</th><th scope='col'>Driver</th></tr></thead><tbody>",
     );
     for nic in &facts.nics {

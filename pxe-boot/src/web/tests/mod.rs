@@ -256,7 +256,7 @@ fn where_there_is_nothing_the_pages_say_what_to_do() {
     }
 }
 
-/// `cargo xtask test` installs what it needs.
+/// `cargo xtask test --all` installs what it needs.
 #[test]
 #[allow(clippy::print_stdout, reason = "a skip says what is missing")]
 fn a_browser_finds_nothing_wrong_at_any_width_in_light_and_dark() {
@@ -269,7 +269,7 @@ fn a_browser_finds_nothing_wrong_at_any_width_in_light_and_dark() {
         [modules.join("node_modules/playwright-core"), "/usr/bin/chromium".into(), "/usr/bin/node".into()]
     {
         if !needed.exists() {
-            return println!("skipped, {} is missing", needed.display());
+            return println!("skipped, {} is missing: cargo xtask test --all installs it", needed.display());
         }
     }
     let site = Site::start(Fleet::new());
