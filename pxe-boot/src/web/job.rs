@@ -114,7 +114,7 @@ fn result(html: &mut Html, result: &Value) {
     }
     html.fill(
         "<section aria-labelledby='h-result'><h2 id='h-result'>Result</h2>\
-         <pre tabindex='0' role='region' aria-labelledby='h-result'>$</pre></section>",
+         <pre tabindex='0' role='group' aria-labelledby='h-result'>$</pre></section>",
         &[&text],
     );
 }

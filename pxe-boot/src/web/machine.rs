@@ -212,7 +212,7 @@ fn boot_log(html: &mut Html, log: &[LogLine]) {
     if log.is_empty() {
         return html.raw("<p class='empty'>Its agent has said nothing yet.</p></section>");
     }
-    html.raw("<div class='log' role='region' aria-labelledby='h-log' tabindex='0' id='log'><ol>");
+    html.raw("<div class='log' role='group' aria-labelledby='h-log' tabindex='0' id='log'><ol>");
     for line in log {
         let level = match line.level.as_str() {
             "warning" => "warning",
