@@ -73,36 +73,6 @@ impl<T: Disk + ?Sized> Disk for &T {
     }
 }
 
-impl<T: Disk + ?Sized> Disk for std::sync::Arc<T> {
-    fn size(&self) -> u64 {
-        (**self).size()
-    }
-    fn is_read_only(&self) -> bool {
-        (**self).is_read_only()
-    }
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        (**self).read_at(buf, offset)
-    }
-    fn extent_at(&self, offset: u64, len: u64) -> Result<Extent> {
-        (**self).extent_at(offset, len)
-    }
-    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
-        (**self).write_at(data, offset)
-    }
-    fn write_zeroes(&self, offset: u64, len: u64, how: Zeroes) -> Result<()> {
-        (**self).write_zeroes(offset, len, how)
-    }
-    fn trim(&self, offset: u64, len: u64) -> Result<()> {
-        (**self).trim(offset, len)
-    }
-    fn flush(&self) -> Result<()> {
-        (**self).flush()
-    }
-    fn will_need(&self, offset: u64, len: u64) -> Result<()> {
-        (**self).will_need(offset, len)
-    }
-}
-
 /// An image as it is.
 pub struct ReadOnly<S>(pub S);
 

@@ -17,6 +17,8 @@ pub mod client;
 pub mod dhcp;
 pub mod server;
 pub mod tftp;
+#[cfg(test)]
+mod told;
 pub mod web;
 
 pub use axum::Router;

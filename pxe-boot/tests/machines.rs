@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use common::{Running, Told, ip, neighbour, on_a_network};
+use common::{Running, Told, dnsmasq, ip, neighbour, on_a_network};
 use unmoor_images::Result;
 use unmoor_initramfs::rescue::loaders;
 use unmoor_pxe_boot::boot::{self, Asker, Choice, Choices, Settings, Shelf, Starter, UefiLoader, names};
@@ -169,7 +169,7 @@ fn started(cell: &Cell, folder: &Path, boot: &Path) {
     let http = boot::http::Server::bind((HOST, 80).into(), boot::http::Limits::default()).unwrap();
     let tftp = tftp::Server::bind((HOST, 69).into(), tftp::Limits::default()).unwrap();
     let role = if cell.proxy { dhcp::Role::Proxy } else { server() };
-    let _other = cell.proxy.then(|| dnsmasq(folder));
+    let _other = cell.proxy.then(|| other_server(folder));
     let menu = Box::new(Filtered(Arc::clone(&starter), cell.pxe));
     let responder = dhcp::Responder { address: HOST, role, menu };
     let mut dhcp = dhcp::Server::bind(&dhcp::Settings { interface: "br0".to_owned() }, responder).unwrap();
@@ -218,7 +218,7 @@ fn server() -> dhcp::Role {
 }
 
 /// The network's own DHCP server, on another host.
-fn dnsmasq(folder: &Path) -> (Running, Running) {
+fn other_server(folder: &Path) -> (Running, Running) {
     let other = neighbour("br0", 2);
     let pid = other.pid();
     let status = Command::new("nsenter")
@@ -226,21 +226,7 @@ fn dnsmasq(folder: &Path) -> (Running, Running) {
         .status()
         .unwrap();
     assert!(status.success());
-    let leases = format!("--dhcp-leasefile={}", folder.join("dnsmasq").display());
-    let arguments = [
-        "--net",
-        "--target",
-        &pid,
-        "dnsmasq",
-        "--no-daemon",
-        "--conf-file=/dev/null",
-        "--port=0",
-        "--user=root",
-        "--interface=eth0",
-        "--dhcp-range=10.9.0.100,10.9.0.110,1h",
-        &leases,
-    ];
-    let server = Running::start("nsenter", &arguments);
+    let server = dnsmasq(&pid, folder);
     (server, other)
 }
 

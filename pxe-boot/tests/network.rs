@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use common::{Running, Told, neighbour, on_a_network};
+use common::{Running, Told, dnsmasq, neighbour, on_a_network};
 use nix::sched::{CloneFlags, setns};
 use unmoor_pxe_boot::dhcp::options::{ARCHITECTURE, BOOT_FILE, MESSAGE_TYPE, VENDOR_CLASS, message};
 use unmoor_pxe_boot::dhcp::{
@@ -132,24 +132,7 @@ fn beside_another_server_one_gives_the_address_and_we_the_boot_file() {
             assert!(status.success());
         };
         enter(&other.pid(), &["addr", "add", "10.9.0.2/24", "dev", "eth0"]);
-        let leases = format!("--dhcp-leasefile={}", folder.path().join("dnsmasq").display());
-        let pid = other.pid();
-        let _dnsmasq = Running::start(
-            "nsenter",
-            &[
-                "--net",
-                "--target",
-                &pid,
-                "dnsmasq",
-                "--no-daemon",
-                "--conf-file=/dev/null",
-                "--port=0",
-                "--user=root",
-                "--interface=eth0",
-                "--dhcp-range=10.9.0.100,10.9.0.110,1h",
-                &leases,
-            ],
-        );
+        let _dnsmasq = dnsmasq(&other.pid(), folder.path());
         let mut found: Vec<(Ipv4Addr, String)> = Vec::new();
         served(Role::Proxy, || {
             let theirs = std::fs::File::open(format!("/proc/{}/ns/net", client.pid())).unwrap();

@@ -76,7 +76,8 @@ impl Device {
         let serving = std::thread::Builder::new()
             .name("nbd".into())
             .spawn(move || {
-                let export = Export { name: String::new(), description: String::new(), disk: Box::new(disk) };
+                let export =
+                    Export { name: String::new(), description: String::new(), disk: Box::new(&*disk) };
                 server::serve_one(ours, &[export], &*monitor)
             })
             .doing(|| "starting a thread")?;

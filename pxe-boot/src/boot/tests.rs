@@ -11,16 +11,16 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use unmoor_images::monitor::Event;
-use unmoor_images::{Monitor, Result};
+use unmoor_images::Result;
 
 use super::http::{Limits, Server};
 use super::{Asker, Choice, Choices, Settings, Shelf, Starter, UefiLoader, check_option, names, script};
 use crate::dhcp::{Architecture, Client, Loader, Menu, options::message};
 use crate::tftp;
+use crate::told::Told;
 
 /// One machine has its disk, one is ignored, all others are rescued.
 #[derive(Default)]
@@ -35,24 +35,6 @@ impl Choices for Known {
             Some("52:54:00:00:00:04") => Choice::Rescue { options: vec!["a;${b}".to_owned()] },
             _ => Choice::Rescue { options: vec!["unmoor.verbose".to_owned()] },
         })
-    }
-}
-
-#[derive(Default)]
-struct Told {
-    stop: AtomicBool,
-    said: Mutex<Vec<String>>,
-}
-
-impl Monitor for Told {
-    fn event(&self, event: Event) {
-        if let Event::Note(text) | Event::Warning(text) = event {
-            self.said.lock().unwrap().push(text);
-        }
-    }
-
-    fn cancelled(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
     }
 }
 

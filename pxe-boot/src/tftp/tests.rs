@@ -5,32 +5,12 @@
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use unmoor_images::Monitor;
-use unmoor_images::monitor::Event;
-
 use super::{Folder, Limits, Packet, Server};
-
-#[derive(Default)]
-struct Told {
-    stop: AtomicBool,
-    said: Mutex<Vec<String>>,
-}
-
-impl Monitor for Told {
-    fn event(&self, event: Event) {
-        if let Event::Note(text) | Event::Warning(text) = event {
-            self.said.lock().unwrap().push(text);
-        }
-    }
-
-    fn cancelled(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-}
+use crate::told::Told;
 
 /// A server of a folder, for as long as `work` takes.
 fn served(folder: &Path, limits: Limits, work: impl FnOnce(SocketAddr)) -> Vec<String> {

@@ -34,7 +34,6 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::{get, post};
-use sha2::{Digest, Sha256};
 use unmoor_images::{Error, ErrorKind, Result};
 
 use crate::server::Admin;
@@ -42,15 +41,6 @@ use session::{Attempts, Sessions};
 
 /// Whether a token is the administrator's.
 pub type Check = Arc<dyn Fn(&str) -> bool + Send + Sync>;
-
-/// A check against one token, in time that tells nothing of it.
-pub fn is_token(token: &str) -> Check {
-    let wanted = Sha256::digest(token.as_bytes());
-    Arc::new(move |given| {
-        let given = Sha256::digest(given.as_bytes());
-        given.iter().zip(wanted.iter()).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
-    })
-}
 
 /// What all pages share.
 struct Web {

@@ -2,32 +2,15 @@
 //! Networks for tests: namespaces, bridges, and processes in them. Needs root; nothing leaves them.
 #![allow(dead_code, reason = "each test uses some of it")]
 
+#[path = "../../src/told.rs"]
+mod told;
+
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
-use unmoor_images::Monitor;
-use unmoor_images::monitor::Event;
 
-#[derive(Default)]
-pub(crate) struct Told {
-    pub(crate) stop: AtomicBool,
-    pub(crate) said: Mutex<Vec<String>>,
-}
-
-impl Monitor for Told {
-    fn event(&self, event: Event) {
-        if let Event::Note(text) | Event::Warning(text) = event {
-            self.said.lock().unwrap().push(text);
-        }
-    }
-
-    fn cancelled(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-}
+pub(crate) use told::Told;
 
 /// A process; killed when dropped.
 pub(crate) struct Running(pub(crate) Child);
@@ -102,4 +85,23 @@ pub(crate) fn on_a_network(work: impl FnOnce() + Send) {
             std::panic::resume_unwind(panic);
         }
     });
+}
+
+/// dnsmasq in the namespace of `pid`, on its eth0: a DHCP server that knows of no boot files.
+pub(crate) fn dnsmasq(pid: &str, folder: &std::path::Path) -> Running {
+    let leases = format!("--dhcp-leasefile={}", folder.join("dnsmasq").display());
+    let arguments = [
+        "--net",
+        "--target",
+        pid,
+        "dnsmasq",
+        "--no-daemon",
+        "--conf-file=/dev/null",
+        "--port=0",
+        "--user=root",
+        "--interface=eth0",
+        "--dhcp-range=10.9.0.100,10.9.0.110,1h",
+        &leases,
+    ];
+    Running::start("nsenter", &arguments)
 }

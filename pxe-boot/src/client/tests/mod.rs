@@ -2,6 +2,7 @@
 //! The client against a server that is told what to answer.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+pub(crate) mod disk;
 pub(crate) mod fake;
 mod store;
 

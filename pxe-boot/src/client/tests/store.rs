@@ -14,43 +14,11 @@ use unmoor_images::store::Receiving;
 use unmoor_images::{BlockSource, ErrorKind, ExtentMap, LEAF, Result, State};
 use zstd::bulk::{Compressor, Decompressor};
 
+use super::disk::Disk;
 use super::fake::{Answer, Fake, Request};
 use super::{assignment, pinned};
 use crate::client::store::{RemoteImage, RemoteStore, RemoteWriter, encode_frame, read_frames};
 use crate::client::{Client, Identity, Job};
-
-/// 41 leaves and a bit: zeros, text that shrinks, noise that does not, and content that comes twice.
-struct Disk(Vec<u8>);
-
-impl Disk {
-    fn new() -> Self {
-        let mut bytes = vec![0; 41 * LEAF as usize + 4096];
-        let mut state = 7u64;
-        for (index, leaf) in bytes.chunks_mut(LEAF as usize).enumerate() {
-            match index % 5 {
-                0 => {}
-                1 => leaf.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at / 100 + index) as u8),
-                2 => leaf.fill(9),
-                _ => leaf.iter_mut().for_each(|byte| {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    *byte = (state >> 33) as u8;
-                }),
-            }
-        }
-        Self(bytes)
-    }
-}
-
-impl BlockSource for Disk {
-    fn size(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        buf.copy_from_slice(&self.0[offset as usize..offset as usize + buf.len()]);
-        Ok(())
-    }
-}
 
 /// The server's end.
 #[derive(Default)]
@@ -175,7 +143,7 @@ fn a_disk_comes_back_as_it_was_and_only_what_lacks_travels() {
     let fake = Fake::start(&["127.0.0.1"], Arc::new(move |request| serving.answer(request)));
     let client = Client::new(&pinned(&fake), &Identity::new().unwrap()).unwrap();
     let job = client.job(&assignment(), Arc::default());
-    let disk = Disk::new();
+    let disk = Disk::new(41, 7);
 
     // Every seventh request is cut off, and asked again.
     table.unsteady.store(7, Ordering::Relaxed);
@@ -224,7 +192,7 @@ fn a_flipped_bit_and_another_map_are_noticed() {
     let fake = Fake::start(&["127.0.0.1"], Arc::new(move |request| serving.answer(request)));
     let client = Client::new(&pinned(&fake), &Identity::new().unwrap()).unwrap();
     let job = client.job(&assignment(), Arc::default());
-    let disk = Disk::new();
+    let disk = Disk::new(41, 7);
     capture(&job, &disk).unwrap();
     let image = RemoteImage::open(&job, 0).unwrap();
     let (remote, ..) = image.disk(0).unwrap();

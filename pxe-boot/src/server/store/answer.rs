@@ -7,6 +7,9 @@ use unmoor_images::{Error, ErrorKind};
 
 use crate::api::Problem;
 
+/// What comes of a request.
+pub(super) type Answer = std::result::Result<Response, Failed>;
+
 /// Why a request was not done.
 #[derive(Debug)]
 pub(super) struct Failed {

@@ -8,12 +8,12 @@ use axum::Json;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use unmoor_images::merkle::{Hash, Leaves};
 use unmoor_images::store::{Codec, ImageName, PackedLeaf, Store, Writer};
 use unmoor_images::{Error, ErrorKind, ExtentMap, LEAF, Result};
 
-use super::answer::{Failed, bytes};
+use super::answer::{Answer, Failed, bytes};
 use super::body::{Pieces, decode_commit};
 use super::sessions::{Capture, Session, Shared, blocking};
 use super::{Access, Reach};
@@ -30,8 +30,6 @@ const MOST_COMMIT: u64 = 1 << 30;
 const COMMIT: Duration = Duration::from_secs(600);
 /// Frames are taken in by so many bytes: what one request holds.
 const BATCH: usize = 1 << 20;
-
-type Answer = std::result::Result<Response, Failed>;
 
 /// The machine whose image the job may make.
 fn machine(access: &Access) -> std::result::Result<&str, Failed> {

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use tokio::sync::mpsc;
 use unmoor_images::manifest::encode_map_to;
 use unmoor_images::store::{Codec, StoredImage};
 use unmoor_images::{Error, ErrorKind, LEAF, Result};
 
-use super::answer::{Failed, bytes};
+use super::answer::{Answer, Failed, bytes};
 use super::sessions::{Session, Shared, blocking};
 use super::{Access, Reach};
 use crate::client::store::Frame;
@@ -22,8 +22,6 @@ use crate::client::store::Frame;
 const MOST_LEAVES: u64 = 64;
 /// A map goes out in pieces of so many bytes.
 const PIECE: usize = 64 << 10;
-
-type Answer = std::result::Result<Response, Failed>;
 
 async fn open(
     shared: &Shared,

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use fake::{Fleet, HOSTILE};
 
-use super::{is_token, router};
+use super::router;
 use crate::api::{Event, JobState};
 use crate::server::Admin;
 
@@ -53,7 +53,7 @@ impl Site {
         let fleet = Arc::new(fleet);
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
-        let pages = router(fleet.clone(), is_token(TOKEN));
+        let pages = router(fleet.clone(), Arc::new(|token: &str| token == TOKEN));
         runtime.spawn(async move { axum::serve(listener, pages).await });
         Self { fleet, address, cookie: String::new(), _runtime: runtime }
     }

@@ -24,10 +24,11 @@ use unmoor_images::copy::{self, copy};
 use unmoor_images::manifest::{Manifest, hex};
 use unmoor_images::monitor::{Phase, Silent};
 use unmoor_images::store::{InitOptions, Location, Receiving, Secret, Store, Summary};
-use unmoor_images::{BlockSource, Error, ExtentMap, LEAF, Result, State};
+use unmoor_images::{BlockSource, Error, ExtentMap, Result, State};
 
 use crate::api::{Assignment, Committed, Task};
 use crate::client::store::{RemoteStore, RemoteWriter};
+pub(super) use crate::client::tests::disk::Disk;
 use crate::client::tests::fake::Anybody;
 use crate::client::{Client, Identity, Job, Options, Patience, Trust};
 use crate::server::store::{Access, Gate, Limits, PeerKey, Reach, router};
@@ -229,39 +230,6 @@ pub(super) fn job(client: &Client, number: u64, token: &str) -> Job {
     let assignment =
         Assignment { job: number, task: Task::Idle, token: token.into(), attempt: 0, rate_limit: 0 };
     client.job(&assignment, Arc::default()).patient(Patience::For(Duration::from_secs(20)))
-}
-
-/// Zeros, text that shrinks, noise that does not, content that comes twice, and a short end.
-pub(super) struct Disk(pub(super) Vec<u8>);
-
-impl Disk {
-    pub(super) fn new(leaves: usize, seed: u64) -> Self {
-        let mut bytes = vec![0; leaves * LEAF as usize + 4096];
-        let mut state = seed;
-        for (index, leaf) in bytes.chunks_mut(LEAF as usize).enumerate() {
-            match index % 5 {
-                0 => {}
-                1 => leaf.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at / 100 + index) as u8),
-                2 => leaf.fill(9),
-                _ => leaf.iter_mut().for_each(|byte| {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    *byte = (state >> 33) as u8;
-                }),
-            }
-        }
-        Self(bytes)
-    }
-}
-
-impl BlockSource for Disk {
-    fn size(&self) -> u64 {
-        self.0.len() as u64
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        buf.copy_from_slice(&self.0[offset as usize..offset as usize + buf.len()]);
-        Ok(())
-    }
 }
 
 /// What a capture has sent before it commits.
