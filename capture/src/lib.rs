@@ -23,6 +23,7 @@ mod partial;
 mod request;
 mod survey;
 mod sys;
+pub mod track;
 
 pub use capture::{DiskReport, Report, Stored, capture};
 pub use export::{ExportRequest, export};
