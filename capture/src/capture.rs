@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The verb: disks to images.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -10,16 +11,17 @@ use unmoor_images::formats::raw::StreamSink;
 use unmoor_images::formats::vmdk::VmdkSink;
 use unmoor_images::formats::{self, CreateOptions, Format};
 use unmoor_images::layout::DiskLayout;
-use unmoor_images::manifest::{self, DiskRecord, Manifest, MapRecord};
+use unmoor_images::manifest::{self, Consistency, DiskRecord, LiveRecord, Manifest, MapRecord};
 use unmoor_images::monitor::{Event, Phase};
 use unmoor_images::store::{Added, Receiver, WriterOptions};
 use unmoor_images::{BlockSink, BlockSource, Error, ErrorKind, Monitor, Result, ResultExt, State};
 
 use crate::disk::{Disk, Kind};
 use crate::facts;
+use crate::live::{self, Session};
 use crate::partial::Partial;
 use crate::request::{Outputs, Request, Target, usage};
-use crate::survey::{self, InUse, Survey, disk_facts, survey, written_at};
+use crate::survey::{self, InUse, Survey, disk_facts, machine_of, survey, written_at};
 
 /// What a capture made.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub struct Report {
     pub manifest: Option<PathBuf>,
     /// What a store has of it.
     pub stored: Option<Stored>,
+    /// How disks in use were captured.
+    pub live: Option<LiveRecord>,
     /// How many warnings there were.
     pub warnings: usize,
 }
@@ -65,28 +69,73 @@ pub struct DiskReport {
 /// Captures the disks that `request` names. Whatever happens, no source is written to, and what looks complete is.
 pub fn capture(request: &Request, monitor: &dyn Monitor) -> Result<Report> {
     let monitor = &Recorder::new(monitor);
-    let options = survey::Options {
-        open: request.open,
-        layout: request.layout,
-        in_use: if request.unsafe_live { InUse::Take } else { InUse::Refuse },
-    };
-    match &request.target {
-        Target::Stream(format) => {
-            let survey = survey(&request.sources, &options, monitor)?;
-            capture_to_stream(request, *format, &survey, monitor)
+    if let Target::Files { path, .. } = &request.target {
+        let outputs = Outputs::name(path, request.sources.len());
+        outputs.check(&request.sources, request.force)?;
+    }
+    match &request.live {
+        Some(options) => {
+            let disks = live::open_disks(request, monitor)?;
+            let session = Session::start(request, options, &disks, monitor)?;
+            capture_from(request, &Origin::Live(&disks, &session), monitor)
         }
-        Target::Files { path, format } => {
+        None => {
+            let options = survey::Options {
+                open: request.open,
+                layout: request.layout,
+                in_use: if request.unsafe_live { InUse::Take } else { InUse::Refuse },
+            };
+            let survey = survey(&request.sources, &options, monitor)?;
+            capture_from(request, &Origin::AtRest(&survey), monitor)
+        }
+    }
+}
+
+/// What is captured.
+enum Origin<'o, 'a> {
+    /// Disks that nobody writes to, or that are read as if nobody did.
+    AtRest(&'o Survey<'a>),
+    /// Disks in use.
+    Live(&'o [Disk<'a>], &'o Session),
+}
+
+impl<'a> Origin<'_, 'a> {
+    fn disks(&self) -> &[Disk<'a>] {
+        match self {
+            Self::AtRest(survey) => &survey.disks,
+            Self::Live(disks, _) => disks,
+        }
+    }
+}
+
+/// All disks, read to their sinks.
+struct Read<'o> {
+    disks: Vec<(DiskReport, copy::Report)>,
+    layouts: Cow<'o, [DiskLayout]>,
+    consistency: Consistency,
+    live: Option<LiveRecord>,
+}
+
+fn capture_from(request: &Request, origin: &Origin<'_, '_>, monitor: &Recorder<'_>) -> Result<Report> {
+    match (&request.target, origin) {
+        (Target::Stream(format), Origin::AtRest(survey)) => {
+            capture_to_stream(request, *format, survey, monitor)
+        }
+        // Refused when the session began.
+        (Target::Stream(_), Origin::Live(..)) => {
+            Err(usage("capturing live", "what was streamed cannot be corrected"))
+        }
+        (Target::Files { path, format }, _) => {
+            if let Origin::AtRest(survey) = origin {
+                warn_if_short_of_room(path, survey, monitor);
+            }
             let outputs = Outputs::name(path, request.sources.len());
-            outputs.check(&request.sources, request.force)?;
-            let survey = survey(&request.sources, &options, monitor)?;
-            warn_if_short_of_room(path, &survey, monitor);
-            capture_to_files(request, *format, &outputs, &survey, monitor)
+            capture_to_files(request, *format, &outputs, origin, monitor)
         }
-        Target::Store { machine, .. } | Target::Server { machine, .. } => {
+        (Target::Store { machine, .. } | Target::Server { machine, .. }, _) => {
             let store =
                 request.store.as_ref().ok_or_else(|| usage("storing an image", "its store is not open"))?;
-            let survey = survey(&request.sources, &options, monitor)?;
-            capture_to_store(request, (&**store, machine), &survey, monitor)
+            capture_to_store(request, (&**store, machine), origin, monitor)
         }
     }
 }
@@ -95,20 +144,23 @@ fn capture_to_files(
     request: &Request,
     format: Format,
     outputs: &Outputs,
-    survey: &Survey<'_>,
+    origin: &Origin<'_, '_>,
     monitor: &Recorder<'_>,
 ) -> Result<Report> {
-    let created = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let machine = survey.machine();
-    let (mut disks, mut records, mut partials) = (Vec::new(), Vec::new(), Vec::new());
-    let sources = survey.disks.iter().zip(&survey.layouts);
-    let names = outputs.images.iter().zip(&outputs.maps);
-    for (index, ((disk, layout), (image, map))) in sources.zip(names).enumerate() {
+    let created = now();
+    let machine = machine_of(origin.disks());
+    let (mut partials, mut sinks) = (Vec::new(), Vec::new());
+    for (disk, image) in origin.disks().iter().zip(&outputs.images) {
         let options = create_options(request, disk);
         let (partial, sink) = Partial::create(image, |path| formats::create(path, format, &options))?;
         partials.push(partial);
-        let (report, copied) = copy_disk(request, index, (disk, layout), image, sink, monitor)?;
-
+        sinks.push(sink);
+    }
+    let read = read_all(request, origin, sinks, &outputs.images, monitor)?;
+    let (mut disks, mut records) = (Vec::new(), Vec::new());
+    let sources = origin.disks().iter().zip(read.layouts.iter());
+    let names = outputs.images.iter().zip(&outputs.maps);
+    for (((disk, layout), (image, map)), (report, copied)) in sources.zip(names).zip(read.disks) {
         let (partial, mut map_record) =
             Partial::create(map, |path| manifest::write_map(path, &copied.extents, &copied.leaves))?;
         partials.push(partial);
@@ -121,24 +173,31 @@ fn capture_to_files(
         version: manifest::VERSION,
         created,
         tool: request.tool.clone(),
-        consistency: survey.consistency,
+        consistency: read.consistency,
+        live: read.live,
         machine,
         disks: records,
         warnings: monitor.warnings(),
     };
     commit(&manifest, outputs, partials, (&request.sources, request.force))?;
     let warnings = monitor.warnings().len();
-    Ok(Report { disks, manifest: Some(outputs.manifest.clone()), stored: None, warnings })
+    Ok(Report {
+        disks,
+        manifest: Some(outputs.manifest.clone()),
+        stored: None,
+        live: manifest.live,
+        warnings,
+    })
 }
 
 fn capture_to_store(
     request: &Request,
     (store, machine): (&dyn Receiver, &str),
-    survey: &Survey<'_>,
+    origin: &Origin<'_, '_>,
     monitor: &Recorder<'_>,
 ) -> Result<Report> {
-    let created = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let facts = survey.machine();
+    let created = now();
+    let facts = machine_of(origin.disks());
     let options = WriterOptions {
         compression: request.compression,
         since: request.since.clone(),
@@ -146,23 +205,28 @@ fn capture_to_store(
     };
     let writer = store.begin(machine, &options, monitor)?;
     let since = writer.since();
+    let name = PathBuf::from(request.target.to_string());
+    let sinks = origin.disks().iter().map(|disk| writer.sink(disk.size())).collect();
+    let names = vec![name; origin.disks().len()];
+    let read = read_all(request, origin, sinks, &names, monitor)?;
     let (mut disks, mut records, mut reports) = (Vec::new(), Vec::new(), Vec::new());
-    for (index, (disk, layout)) in survey.disks.iter().zip(&survey.layouts).enumerate() {
-        let name = PathBuf::from(request.target.to_string());
-        let sink = writer.sink(disk.size());
-        let (report, copied) = copy_disk(request, index, (disk, layout), &name, sink, monitor)?;
+    for (index, ((disk, layout), (report, copied))) in
+        origin.disks().iter().zip(read.layouts.iter()).zip(read.disks).enumerate()
+    {
         let nowhere = MapRecord { file: String::new(), bytes: 0, blake3: String::new() };
         let image = PathBuf::from(format!("disk{index}"));
         records.push(record(disk, layout, (&image, Format::Raw), &copied, nowhere));
         disks.push(report);
         reports.push(copied);
     }
+    let live = read.live.clone();
     let manifest = Manifest {
         format: "unmoor-manifest".to_owned(),
         version: manifest::VERSION,
         created,
         tool: request.tool.clone(),
-        consistency: survey.consistency,
+        consistency: read.consistency,
+        live: read.live,
         machine: facts,
         disks: records,
         warnings: monitor.warnings(),
@@ -174,7 +238,52 @@ fn capture_to_store(
         .doing(|| format!("completing the image {}", request.target))?;
     let image = format!("{}@{time}", request.target);
     let stored = Stored { image, since, added: summary.added };
-    Ok(Report { disks, manifest: None, stored: Some(stored), warnings: monitor.warnings().len() })
+    Ok(Report { disks, manifest: None, stored: Some(stored), live, warnings: monitor.warnings().len() })
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Reads every disk to its sink, and finishes those.
+fn read_all<'o>(
+    request: &Request,
+    origin: &Origin<'o, '_>,
+    sinks: Vec<Box<dyn BlockSink + '_>>,
+    images: &[PathBuf],
+    monitor: &Recorder<'_>,
+) -> Result<Read<'o>> {
+    match origin {
+        Origin::AtRest(survey) => {
+            let mut disks = Vec::new();
+            let sources = survey.disks.iter().zip(&survey.layouts);
+            for (index, ((source, sink), image)) in sources.zip(sinks).zip(images).enumerate() {
+                disks.push(copy_disk(request, index, source, image, sink, monitor)?);
+            }
+            let consistency = survey.consistency;
+            Ok(Read { disks, layouts: Cow::Borrowed(&survey.layouts), consistency, live: None })
+        }
+        Origin::Live(sources, session) => {
+            let taken = session.take(request, sources, &sinks, monitor)?;
+            for warning in
+                taken.layouts.iter().flat_map(|layout| layout.table.warnings.iter().chain(&layout.warnings))
+            {
+                monitor.warn(warning.clone());
+            }
+            let mut disks = Vec::new();
+            for (((disk, sink), image), copied) in sources.iter().zip(sinks).zip(images).zip(taken.copies) {
+                let stored_bytes = sink
+                    .finish()
+                    .doing(|| format!("capturing {} to {}", disk.path().display(), image.display()))?
+                    .stored_bytes;
+                warn_of_unreadable(disk, monitor);
+                disks.push((disk_report(disk, image, stored_bytes, &copied), copied));
+            }
+            let consistency =
+                if taken.record.hooks.is_empty() { Consistency::Frozen } else { Consistency::Application };
+            Ok(Read { disks, layouts: Cow::Owned(taken.layouts), consistency, live: Some(taken.record) })
+        }
+    }
 }
 
 fn create_options(request: &Request, disk: &Disk<'_>) -> CreateOptions {
@@ -230,7 +339,13 @@ fn capture_to_stream(
         _ => Box::new(StreamSink::new(stdout, &layout.extents)),
     };
     let (report, _) = copy_disk(request, 0, (disk, layout), Path::new("-"), sink, monitor)?;
-    Ok(Report { disks: vec![report], manifest: None, stored: None, warnings: monitor.warnings().len() })
+    Ok(Report {
+        disks: vec![report],
+        manifest: None,
+        stored: None,
+        live: None,
+        warnings: monitor.warnings().len(),
+    })
 }
 
 /// Copies one disk and finishes its sink.
@@ -260,6 +375,11 @@ fn copy_disk(
         }
         monitor.warn(format!("{}: {because}", disk.path().display()));
     }
+    warn_of_unreadable(disk, monitor);
+    Ok((disk_report(disk, image, stored_bytes, &copied), copied))
+}
+
+fn warn_of_unreadable(disk: &Disk<'_>, monitor: &dyn Monitor) {
     let mut unreadable = disk.unreadable();
     if !unreadable.ranges().is_empty() {
         monitor.warn(format!(
@@ -270,15 +390,17 @@ fn copy_disk(
             unreadable.ranges().first().map_or(0, |range| range.start),
         ));
     }
-    let report = DiskReport {
+}
+
+fn disk_report(disk: &Disk<'_>, image: &Path, stored_bytes: u64, copied: &copy::Report) -> DiskReport {
+    DiskReport {
         source: disk.path().to_owned(),
         image: image.to_owned(),
         size_bytes: disk.size(),
         data_bytes: copied.extents.bytes(State::Data),
         stored_bytes,
         root: manifest::hex(&copied.leaves.root()),
-    };
-    Ok((report, copied))
+    }
 }
 
 fn record(

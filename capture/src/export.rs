@@ -87,7 +87,7 @@ fn to_files(
         record.map = map_record;
     }
     commit(&manifest, &outputs, partials, (&[], request.force))?;
-    Ok(Report { disks: reports, manifest: Some(outputs.manifest), stored: None, warnings: 0 })
+    Ok(Report { disks: reports, manifest: Some(outputs.manifest), stored: None, live: None, warnings: 0 })
 }
 
 fn to_stream(
@@ -113,7 +113,7 @@ fn to_stream(
         _ => return Err(usage("writing to standard output", "only raw and VMDK images can be streamed")),
     };
     let report = copy_disk(name, (*index, disk), record, Path::new("-"), sink, request, monitor)?;
-    Ok(Report { disks: vec![report], manifest: None, stored: None, warnings: 0 })
+    Ok(Report { disks: vec![report], manifest: None, stored: None, live: None, warnings: 0 })
 }
 
 fn create_options(record: &DiskRecord, request: &ExportRequest) -> CreateOptions {

@@ -131,6 +131,7 @@ fn plain(request: &ImportRequest, monitor: &Recorder<'_>) -> Result<Report> {
         layout: request.layout,
         open: request.open,
         unsafe_live: false,
+        live: None,
         force: false,
         threads: request.threads,
         tool: request.tool.clone(),
@@ -229,6 +230,7 @@ fn saved(
         created: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         tool: request.tool.clone(),
         consistency: Consistency::Offline,
+        live: None,
         machine: None,
         disks: Vec::new(),
         warnings: Vec::new(),
@@ -317,5 +319,5 @@ fn store(
         .doing(|| format!("completing the image of {machine} in {location}"))?;
     let image = format!("{location}/{machine}@{}", image.time);
     let stored = Stored { image, since, added: summary.added };
-    Ok(Report { disks: reports, manifest: None, stored: Some(stored), warnings: warnings.len() })
+    Ok(Report { disks: reports, manifest: None, stored: Some(stored), live: None, warnings: warnings.len() })
 }

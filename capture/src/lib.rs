@@ -19,6 +19,7 @@ mod export;
 pub mod facts;
 mod import;
 pub mod in_use;
+pub mod live;
 mod partial;
 mod request;
 mod survey;

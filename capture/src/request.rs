@@ -30,6 +30,8 @@ pub struct Request {
     pub open: OpenOptions,
     /// Take a source that somebody may write to.
     pub unsafe_live: bool,
+    /// Capture disks in use as they are at one instant.
+    pub live: Option<crate::live::Options>,
     /// Replace what is there.
     pub force: bool,
     /// Worker threads; 0 chooses.

@@ -142,9 +142,14 @@ impl Survey<'_> {
 
     /// Facts of the machine, if every disk is hardware of this one: not for image files, loop or network devices.
     pub fn machine(&self) -> Option<MachineFacts> {
-        let here = self.disks.iter().all(|disk| disk_facts(disk).is_some());
-        here.then(|| facts::read(&Tree::default()))
+        machine_of(&self.disks)
     }
+}
+
+/// See [`Survey::machine`].
+pub(crate) fn machine_of(disks: &[Disk<'_>]) -> Option<MachineFacts> {
+    let here = disks.iter().all(|disk| disk_facts(disk).is_some());
+    here.then(|| facts::read(&Tree::default()))
 }
 
 /// Facts of the hardware behind a disk, if it is some.

@@ -447,6 +447,7 @@ fn manifest(folder: &Path) {
         created: "2026-01-01T00:00:00Z".into(),
         tool: "unmoor 0.1.0".into(),
         consistency: Consistency::Offline,
+        live: None,
         machine: None,
         disks: vec![disk],
         warnings: layout.warnings,
@@ -728,6 +729,7 @@ fn store_with_image(place: &Path) -> unmoor_images::store::Store {
         created: "2026-11-24T21:50:00Z".into(),
         tool: "recipe".into(),
         consistency: Consistency::Offline,
+        live: None,
         machine: None,
         disks: vec![DiskRecord {
             source: "/dev/sda".into(),

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::merkle::Hash;
-use crate::{ExtentMap, Result};
+use crate::{Error, ExtentMap, Result};
 
 /// What a finished sink holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -27,6 +27,19 @@ pub trait BlockSink: Send + Sync {
     /// calls come in any order.
     fn begin(&self, extents: &ExtentMap) {
         let _ = extents;
+    }
+
+    /// From now on the same addresses may come again, in copies one after the other; the last one counts. Several calls are as
+    /// one.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` for formats that are written front to back.
+    fn rewrite(&self) -> Result<()> {
+        Err(Error::unsupported(
+            "capturing a disk that is in use",
+            "this format is written once, front to back: capture to qcow2, raw or a store, and convert that",
+        ))
     }
 
     /// Writes data. May encode (compress) in the caller's thread.

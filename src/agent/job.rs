@@ -295,6 +295,7 @@ fn capture(
         layout: layout::Options { all: false, hibernated: layout::Hibernated::default() },
         open: OpenOptions::default(),
         unsafe_live: false,
+        live: None,
         force: false,
         threads: 0,
         tool: TOOL.to_owned(),

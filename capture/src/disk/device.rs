@@ -25,6 +25,7 @@ const BOUNCE: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Device {
     file: File,
+    direct: bool,
     size: u64,
     sector_size: u32,
     physical_sector_size: u32,
@@ -34,9 +35,13 @@ impl Device {
     /// Opens the block device at `path`; fails for a drive without a medium.
     pub fn open(path: &Path) -> Result<Self> {
         let open = |flags| OpenOptions::new().read(true).custom_flags(flags).open(path);
+        let mut direct = true;
         let file = match open(libc::O_DIRECT) {
             // Some drivers (and FUSE-backed devices) have no direct I/O.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => open(0),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                direct = false;
+                open(0)
+            }
             other => other,
         }
         .map_err(|error| super::opening(path, error))?;
@@ -50,7 +55,12 @@ impl Device {
         if !sector_size.is_power_of_two() || !(512..=65536).contains(&sector_size) {
             return Err(Error::unsupported("opening", format!("sectors of {sector_size} bytes")).path(path));
         }
-        Ok(Self { file, size, sector_size, physical_sector_size })
+        Ok(Self { file, direct, size, sector_size, physical_sector_size })
+    }
+
+    /// True if what is read comes from the device and not from what the kernel remembers of it.
+    pub fn is_direct(&self) -> bool {
+        self.direct
     }
 
     /// Bytes per sector of the medium.

@@ -122,6 +122,21 @@ impl<'a> Disk<'a> {
         }
     }
 
+    /// True for a device whose content is read from it, and not from what the kernel remembers of it.
+    pub(crate) fn is_direct(&self) -> bool {
+        match &self.source {
+            Source::Device(device) => device.inner().inner().is_direct(),
+            Source::Image(_) => false,
+        }
+    }
+
+    /// Forgets what was read of `ranges` ahead of being asked: they have changed since.
+    pub(crate) fn forget(&self, ranges: &mut RangeSet) {
+        if let Source::Device(device) = &self.source {
+            device.inner().forget(ranges);
+        }
+    }
+
     fn inner(&self) -> &dyn BlockSource {
         match &self.source {
             Source::Device(device) => device,

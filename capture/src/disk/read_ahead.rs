@@ -7,17 +7,18 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use unmoor_images::{BlockSource, Extent, Result};
+use unmoor_images::{BlockSource, Extent, RangeSet, Result};
 
 /// Bytes of a window, and the most that a read may have to go through one.
 const WINDOW: u64 = 64 * 1024;
 
-/// How many windows are kept: 4 MiB in all.
+/// How many windows are kept unless asked otherwise: 4 MiB in all.
 const KEPT: usize = 64;
 
 /// A source with a small cache in front, for small reads alone.
 pub struct ReadAhead<S> {
     inner: S,
+    kept: usize,
     state: Mutex<State>,
 }
 
@@ -32,7 +33,29 @@ struct State {
 impl<S: BlockSource> ReadAhead<S> {
     /// Puts a cache before `inner`.
     pub fn new(inner: S) -> Self {
-        Self { inner, state: Mutex::default() }
+        Self::with_bytes(inner, KEPT as u64 * WINDOW)
+    }
+
+    /// One that keeps at most `bytes` of what was read.
+    pub fn with_bytes(inner: S, bytes: u64) -> Self {
+        Self { inner, kept: (bytes / WINDOW) as usize, state: Mutex::default() }
+    }
+
+    /// What it reads from.
+    pub fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    /// Forgets what was read of `ranges`: they have changed.
+    pub fn forget(&self, ranges: &mut RangeSet) {
+        let ranges = ranges.ranges();
+        let changed = |start: u64| {
+            let next = ranges.partition_point(|range| range.end <= start);
+            ranges.get(next).is_some_and(|range| range.start < start.saturating_add(WINDOW))
+        };
+        let mut state = self.state();
+        state.windows.retain(|(start, _)| !changed(*start));
+        state.broken.retain(|start| !changed(*start));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -63,7 +86,7 @@ impl<S: BlockSource> ReadAhead<S> {
         }
         let data = Arc::new(data);
         state.windows.push_back((start, data.clone()));
-        if state.windows.len() > KEPT {
+        if state.windows.len() > self.kept {
             state.windows.pop_front();
         }
         Some(data)
@@ -144,6 +167,21 @@ mod tests {
             check(&source, offset, len);
         }
         assert!(source.read_at(&mut [0; 20], 299_990).is_err());
+    }
+
+    #[test]
+    fn what_has_changed_is_read_again_and_nothing_else() {
+        let source = ReadAhead::new(Pattern { bad: None, reads: AtomicUsize::new(0) });
+        for window in 0..4 {
+            check(&source, window * WINDOW, 512);
+        }
+        let mut changed = RangeSet::of(WINDOW - 1..WINDOW);
+        changed.insert(2 * WINDOW..2 * WINDOW + 1);
+        source.forget(&mut changed);
+        for window in 0..4 {
+            check(&source, window * WINDOW, 512);
+        }
+        assert_eq!(source.inner.reads.load(Ordering::Relaxed), 6);
     }
 
     #[test]

@@ -32,6 +32,11 @@ impl<'a, S: BlockSource> Retrying<'a, S> {
         Self { inner, on_read_error, unreadable: Mutex::default(), monitor }
     }
 
+    /// What it reads from.
+    pub fn inner(&self) -> &S {
+        &self.inner
+    }
+
     /// What was read as zeros so far.
     pub fn unreadable(&self) -> RangeSet {
         self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).clone()

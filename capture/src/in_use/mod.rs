@@ -7,8 +7,8 @@
 //! ```
 
 mod image_lock;
-mod mounts;
-mod related;
+pub(crate) mod mounts;
+pub(crate) mod related;
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};

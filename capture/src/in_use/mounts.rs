@@ -10,18 +10,25 @@ use std::{fs, io};
 
 /// A mounted filesystem that has a block device.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mount {
+pub(crate) struct Mount {
+    /// The kernel's number of the filesystem itself: of one device, or anonymous.
+    pub(crate) filesystem_number: u64,
     /// Numbers of the devices that hold it: one, or several for btrfs.
-    pub(super) devices: HashSet<u64>,
-    pub(super) at: PathBuf,
-    pub(super) filesystem: String,
+    pub(crate) devices: HashSet<u64>,
+    pub(crate) at: PathBuf,
+    pub(crate) filesystem: String,
     /// Whether the filesystem (not only this view of it) is mounted read-write.
-    pub(super) writable: bool,
+    pub(crate) writable: bool,
 }
 
 /// All mounts of this process's mount namespace.
-pub(super) fn mounts() -> io::Result<Vec<Mount>> {
-    let text = fs::read("/proc/self/mountinfo")?;
+pub(crate) fn mounts() -> io::Result<Vec<Mount>> {
+    mounts_of("self")
+}
+
+/// All mounts of the mount namespace of a process, by its number, or `self`.
+pub(crate) fn mounts_of(process: &str) -> io::Result<Vec<Mount>> {
+    let text = fs::read(format!("/proc/{process}/mountinfo"))?;
     Ok(parse(&text, &btrfs_groups(), &|path| {
         let metadata = fs::metadata(path).ok()?;
         metadata.file_type().is_block_device().then(|| metadata.rdev())
@@ -51,9 +58,11 @@ fn parse_line(
     let options = tail.next()?;
     let (major, minor) = number.split_once(':')?;
     let mut devices = HashSet::new();
-    match (major.parse().ok()?, minor.parse().ok()?) {
+    let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
+    let filesystem_number = libc::makedev(major, minor);
+    match (major, minor) {
         // An anonymous number: btrfs and other filesystems of several devices. bcachefs joins its devices by colons.
-        (0u32, _) => {
+        (0, _) => {
             let text = source.to_string_lossy();
             devices.extend(text.split(':').filter_map(|part| device_number(Path::new(part))));
         }
@@ -67,7 +76,7 @@ fn parse_line(
         }
     }
     let writable = options.split(|&byte| byte == b',').any(|option| option == b"rw");
-    (!devices.is_empty()).then_some(Mount { devices, at: at.into(), filesystem, writable })
+    (!devices.is_empty()).then_some(Mount { filesystem_number, devices, at: at.into(), filesystem, writable })
 }
 
 /// Undoes the octal escapes (`\040`) of blanks in mount points.

@@ -10,17 +10,17 @@ use unmoor_images::{Error, Result};
 
 /// One block device of the stack.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Node {
+pub(crate) struct Node {
     /// The kernel's number for it (`st_rdev`).
-    pub(super) number: u64,
+    pub(crate) number: u64,
     /// Its node in `/dev`.
-    pub(super) path: PathBuf,
+    pub(crate) path: PathBuf,
     /// What it stands on; none for the source itself, and for loop devices over an image.
-    pub(super) parent: Option<u64>,
+    pub(crate) parent: Option<u64>,
 }
 
 /// All block devices through which the bytes of the device or image at `path` can be changed.
-pub(super) fn nodes(path: &Path, metadata: &Metadata) -> Result<Vec<Node>> {
+pub(crate) fn nodes(path: &Path, metadata: &Metadata) -> Result<Vec<Node>> {
     let loops = loops();
     let mut waiting: Vec<Node> = Vec::new();
     if metadata.file_type().is_block_device() {
@@ -62,8 +62,16 @@ pub(super) fn nodes(path: &Path, metadata: &Metadata) -> Result<Vec<Node>> {
     Ok(nodes)
 }
 
+/// Loop devices over files of the filesystem with number `filesystem` (`st_dev` of its files).
+pub(crate) fn loops_over_files(filesystem: u64) -> Vec<Node> {
+    let loops = loops();
+    let over =
+        loops.iter().filter(|other| matches!(other.file, Backing::File(device, _) if device == filesystem));
+    over.map(|other| other.node(None)).collect()
+}
+
 /// The device number that a folder of sysfs states in its file `dev`.
-pub(super) fn number_of(folder: &Path) -> Option<u64> {
+pub(crate) fn number_of(folder: &Path) -> Option<u64> {
     let text = fs::read_to_string(folder.join("dev")).ok()?;
     let (major, minor) = text.trim().split_once(':')?;
     Some(libc::makedev(major.parse().ok()?, minor.parse().ok()?))

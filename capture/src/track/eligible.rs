@@ -25,7 +25,11 @@ fn check_folder(folder: &Path) -> Result<()> {
     }
     match text("queue/zoned").as_str() {
         "" | "none" => {}
-        zoned => return refused(&format!("it is a zoned disk ({zoned}), whose zones are written and reset as wholes")),
+        zoned => {
+            return refused(&format!(
+                "it is a zoned disk ({zoned}), whose zones are written and reset as wholes"
+            ));
+        }
     }
     // Without request queues of blk-mq (since 4.18's time, all request-based drivers) there are no requests to hear of: device-mapper,
     // md, zram, pmem, drbd, bcache hand bios down.
@@ -34,14 +38,17 @@ fn check_folder(folder: &Path) -> Result<()> {
     }
     // The head of an NVMe multipath has a queue of its own; its requests are those of hidden path devices.
     if folder.join("multipath").exists() || is_multipath_head(folder, &name) {
-        return refused(&format!("{name} is an NVMe namespace of several paths, whose requests go by hidden devices"));
+        return refused(&format!(
+            "{name} is an NVMe namespace of several paths, whose requests go by hidden devices"
+        ));
     }
     Ok(())
 }
 
 /// `nvme0n1` is the head where the same subsystem has `nvme0c0n1`.
 fn is_multipath_head(folder: &Path, name: &str) -> bool {
-    let Some((controller, namespace)) = name.strip_prefix("nvme").and_then(|rest| rest.rsplit_once('n')) else {
+    let Some((controller, namespace)) = name.strip_prefix("nvme").and_then(|rest| rest.rsplit_once('n'))
+    else {
         return false;
     };
     let device = folder.join("device");
@@ -51,7 +58,9 @@ fn is_multipath_head(folder: &Path, name: &str) -> bool {
         below.map(|entry| entry.file_name()).chain([entry.file_name()]).collect::<Vec<_>>()
     });
     let (begin, end) = (format!("nvme{controller}c"), format!("n{namespace}"));
-    paths.filter_map(|path| path.into_string().ok()).any(|path| path.starts_with(&begin) && path.ends_with(&end))
+    paths
+        .filter_map(|path| path.into_string().ok())
+        .any(|path| path.starts_with(&begin) && path.ends_with(&end))
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ const NAME: &str = "unmoor-";
 pub(super) struct Instance {
     folder: PathBuf,
     /// Keeps `folder` reachable where we mounted tracefs ourselves.
-    _root: File,
+    root: File,
     pub(super) issue: RequestEvent,
     pub(super) complete: RequestEvent,
     pub(super) pages: PageFormat,
@@ -42,9 +42,8 @@ impl Instance {
         let instances = path.join("instances");
         remove_dead(&instances);
         let folder = unused(&instances);
-        fs::create_dir(&folder)
-            .map_err(|error| Error::io("making a trace instance", error).path(&folder))?;
-        let mut instance = Self { folder, _root: root, issue, complete, pages, processors: Vec::new() };
+        fs::create_dir(&folder).map_err(|error| Error::io("making a trace instance", error).path(&folder))?;
+        let mut instance = Self { folder, root, issue, complete, pages, processors: Vec::new() };
         instance.start(devices)?;
         Ok(instance)
     }
@@ -106,15 +105,21 @@ impl Instance {
         let mut lost = 0u64;
         for (_, path) in &self.processors {
             let text = read(path)?;
-            let counts = text.lines().filter_map(|line| line.split_once(':')).filter(|(name, _)| {
-                matches!(name.trim(), "overrun" | "commit overrun" | "dropped events")
-            });
+            let counts = text
+                .lines()
+                .filter_map(|line| line.split_once(':'))
+                .filter(|(name, _)| matches!(name.trim(), "overrun" | "commit overrun" | "dropped events"));
             for (_, count) in counts {
                 // A number that cannot be read is no proof.
                 lost = lost.saturating_add(count.trim().parse().unwrap_or(1));
             }
         }
         Ok(lost)
+    }
+
+    /// The open root of the tracing filesystem.
+    pub(super) fn root(&self) -> std::os::fd::RawFd {
+        self.root.as_raw_fd()
     }
 
     /// Where it is, for whoever removes it if this process cannot.
@@ -146,7 +151,8 @@ fn unused(instances: &Path) -> PathBuf {
 fn remove_dead(instances: &Path) {
     for entry in fs::read_dir(instances).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let process = name.to_str().and_then(|name| name.strip_prefix(NAME)?.split('-').next()?.parse::<u32>().ok());
+        let process =
+            name.to_str().and_then(|name| name.strip_prefix(NAME)?.split('-').next()?.parse::<u32>().ok());
         if let Some(process) = process
             && !Path::new("/proc").join(process.to_string()).exists()
         {
@@ -172,7 +178,8 @@ fn read_at_once(path: &Path) -> Result<String> {
 fn tracefs() -> Result<(File, PathBuf)> {
     for place in ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"] {
         if Path::new(place).join("events/block").exists() && Path::new(place).join("instances").exists() {
-            let root = File::open(place).map_err(|error| Error::io("opening", error).path(Path::new(place)))?;
+            let root =
+                File::open(place).map_err(|error| Error::io("opening", error).path(Path::new(place)))?;
             return Ok((root, place.into()));
         }
     }
@@ -197,7 +204,9 @@ fn tracefs() -> Result<(File, PathBuf)> {
     })?;
     let path = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
     if !path.join("events/block/block_rq_issue").exists() {
-        return Err(unavailable("the kernel has no tracepoints of block requests (CONFIG_BLOCK, CONFIG_EVENT_TRACING)".into()));
+        return Err(unavailable(
+            "the kernel has no tracepoints of block requests (CONFIG_BLOCK, CONFIG_EVENT_TRACING)".into(),
+        ));
     }
     Ok((root, path))
 }

@@ -51,7 +51,7 @@ struct State {
     disks: Vec<Tracked>,
     buffer: Vec<u8>,
     lost_before: u64,
-    /// What made the marks worth nothing, once something has.
+    /// What made the marks worth nothing, until somebody has asked.
     failed: Option<String>,
 }
 
@@ -122,6 +122,11 @@ impl Tracker {
         state.disks.get_mut(disk).map_or(Changed::Everything, |disk| disk.marks.take())
     }
 
+    /// Why an answer of [`take`](Self::take) was [`Changed::Everything`], since this was last asked.
+    pub fn lost_because(&self) -> Option<String> {
+        lock(&self.state).failed.take()
+    }
+
     /// Bytes of what [`take`](Self::take) would answer.
     pub fn pending_bytes(&self, disk: usize) -> u64 {
         let mut state = lock(&self.state);
@@ -151,14 +156,11 @@ impl Tracker {
         Ok(())
     }
 
-    /// What made the marks worth nothing, if anything has.
-    pub fn failed(&self) -> Option<String> {
-        lock(&self.state).failed.clone()
-    }
-
-    /// The folder in the tracing filesystem that is to be removed if this process dies.
-    pub fn folder(&self) -> PathBuf {
-        lock(&self.state).instance.folder().to_owned()
+    /// The folder in the tracing filesystem that is to be removed if this process dies, and the descriptor through which it is
+    /// reached where tracefs is mounted for us alone.
+    pub fn place(&self) -> (PathBuf, std::os::fd::RawFd) {
+        let state = lock(&self.state);
+        (state.instance.folder().to_owned(), state.instance.root())
     }
 }
 
@@ -224,7 +226,11 @@ impl State {
 
     fn lose(&mut self, because: Option<String>) {
         if let Some(because) = because {
-            self.disks.iter_mut().for_each(|disk| disk.marks.mark_everything());
+            for disk in &mut self.disks {
+                disk.marks.mark_everything();
+                // What was written and not heard of is read again; the counts do not match any more.
+                disk.counted_at_start = u64::MAX;
+            }
             self.failed = Some(because);
         }
     }

@@ -52,7 +52,7 @@ fn every_write_is_heard_of_and_the_kernels_own_count_agrees() {
             return;
         }
     };
-    let folder = tracker.folder();
+    let (folder, _) = tracker.place();
     assert!(tracker.take(0).into_ranges(SIZE).ranges().is_empty());
     let disk = OpenOptions::new().write(true).custom_flags(libc::O_SYNC).open(&device.path).unwrap();
     let mut want = RangeSetOf64K::default();
@@ -81,7 +81,8 @@ fn every_write_is_heard_of_and_the_kernels_own_count_agrees() {
     }
     assert_eq!(got.bytes(), want.0.len() as u64 * 65536, "nothing else was marked");
     // A discard is one request for many pieces.
-    let status = Command::new("blkdiscard").args(["-o", "67108864", "-l", "134217728", &device.path]).status();
+    let status =
+        Command::new("blkdiscard").args(["-o", "67108864", "-l", "134217728", &device.path]).status();
     if status.is_ok_and(|status| status.success()) {
         let mut got = tracker.take(0).into_ranges(SIZE);
         assert_eq!(got.ranges(), [64 << 20..192 << 20]);

@@ -67,6 +67,10 @@ impl BlockSink for Memory {
         self.granule
     }
 
+    fn rewrite(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         let mut bytes = self.lock();
         check_range(bytes.len() as u64, offset, data.len())?;

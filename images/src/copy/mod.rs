@@ -5,6 +5,7 @@
 //! the sink, which compresses in the same thread. So nothing is queued, memory is threads times slab, and every
 //! core works on whichever stage its slab is in.
 
+mod compose;
 mod cursor;
 mod transfer;
 mod verify;
@@ -15,6 +16,7 @@ mod tests;
 use crate::monitor::Phase;
 use crate::{BlockSource, Extent, ExtentMap, Result, State};
 
+pub use compose::{restricted, whole_units};
 pub use transfer::{Report, copy};
 pub use verify::{Comparison, verify};
 

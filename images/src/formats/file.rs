@@ -113,6 +113,27 @@ impl Writer {
         Ok(())
     }
 
+    /// Makes a range read as zeros, without room of its own where the filesystem can.
+    pub(super) fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        let flags = nix::fcntl::FallocateFlags::FALLOC_FL_PUNCH_HOLE
+            | nix::fcntl::FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let (at, count) = (i64::try_from(offset), i64::try_from(len));
+        if let (Ok(at), Ok(count)) = (at, count)
+            && count > 0
+            && nix::fcntl::fallocate(&self.file, flags, at, count).is_ok()
+        {
+            return Ok(());
+        }
+        let zeros = vec![0; len.min(1 << 20) as usize];
+        let (mut at, end) = (offset, offset.saturating_add(len));
+        while at < end {
+            let piece = zeros.get(..(end - at).min(1 << 20) as usize).unwrap_or_default();
+            self.write(piece, at)?;
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
     /// False if it has to go through the page cache.
     fn write_direct(&self, data: &[u8], offset: u64) -> std::io::Result<bool> {
         let Some(file) = self.direct.as_ref().filter(|_| !self.refused.load(Ordering::Relaxed)) else {

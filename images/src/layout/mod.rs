@@ -190,6 +190,29 @@ pub fn analyze(
     walk::Analysis::new(disks, options, monitor, walk::Readers::OWN).run()
 }
 
+/// What a filesystem is doing while it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// It is mounted and changes: what it calls used is a hint, good for reading ahead of a freeze.
+    Mounted,
+    /// It is frozen (FIFREEZE): all that it has in memory is on the disk, though its log may look as if there were more.
+    Frozen,
+}
+
+/// The same for disks whose filesystems are mounted on this host.
+pub fn analyze_mounted(
+    disks: &[&dyn BlockSource],
+    options: &Options,
+    moment: Moment,
+    monitor: &dyn Monitor,
+) -> Result<Vec<DiskLayout>> {
+    let readers = match moment {
+        Moment::Mounted => walk::Readers::MOUNTED,
+        Moment::Frozen => walk::Readers::FROZEN,
+    };
+    walk::Analysis::new(disks, options, monitor, readers).run()
+}
+
 /// The same for disks that another program has saved without what its filesystems do not use: what [`BlockSource::extent_at`]
 /// calls zero is unused wherever a filesystem lies. Filesystems are recognised, and not read.
 pub fn analyze_saved(

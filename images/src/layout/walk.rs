@@ -30,6 +30,10 @@ pub(super) struct Readers {
 
 impl Readers {
     pub(super) const OWN: Self = Self { table: read_table, probe: filesystem::probe, used: filesystem::used };
+    pub(super) const MOUNTED: Self =
+        Self { table: read_table, probe: filesystem::probe, used: filesystem::used_mounted };
+    pub(super) const FROZEN: Self =
+        Self { table: read_table, probe: filesystem::probe, used: filesystem::used_frozen };
     /// For sources that know which bytes are used.
     pub(super) const SAVED: Self = Self { table: read_table, probe: filesystem::probe, used: used_by_source };
 }

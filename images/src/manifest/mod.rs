@@ -42,6 +42,9 @@ pub struct Manifest {
     pub tool: String,
     /// How consistent the content is.
     pub consistency: Consistency,
+    /// How it was captured, where it was in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<LiveRecord>,
     /// The captured machine; absent where image files were captured.
     pub machine: Option<MachineFacts>,
     /// Its disks in the order in which they were named.
@@ -58,6 +61,35 @@ pub enum Consistency {
     Offline,
     /// Captured under a mounted filesystem: as after a power cut at best, and spread over the time of the capture.
     Live,
+    /// The filesystems were mounted, and frozen together at one instant, which the image shows: as after a power cut.
+    Frozen,
+    /// The same, and programs had brought their applications to rest before.
+    Application,
+}
+
+/// How disks in use were captured.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LiveRecord {
+    /// When all filesystems were frozen, which is what the image shows: RFC 3339, UTC, with milliseconds.
+    pub instant: String,
+    /// `track` where writes were followed, `converge` where all was read twice.
+    pub method: String,
+    /// How many passes there were, the last one under the freeze.
+    pub passes: u32,
+    /// How long writers waited.
+    pub frozen_milliseconds: u64,
+    /// How much of that the kernel needed to freeze.
+    pub freezing_milliseconds: u64,
+    /// Bytes that were copied under the freeze.
+    pub last_pass_bytes: u64,
+    /// Where the filesystems were mounted, in the order in which they were frozen.
+    pub filesystems: Vec<String>,
+    /// Those that the kernel cannot freeze, and that were synced.
+    pub not_frozen: Vec<String>,
+    /// The programs that were called before and after.
+    pub hooks: Vec<String>,
+    /// Bytes that somebody wrote to the disks though all filesystems were frozen.
+    pub written_while_frozen_bytes: u64,
 }
 
 /// One disk and the file that holds it.

@@ -87,6 +87,7 @@ fn images(folder: &Path, formats: &[Format]) -> Vec<Target> {
         created: "2026-01-01T00:00:00Z".into(),
         tool: "test".into(),
         consistency: Consistency::Offline,
+        live: None,
         machine: None,
         disks,
         warnings: Vec::new(),

@@ -25,6 +25,10 @@ impl BlockSink for StoreSink<'_> {
         LEAF
     }
 
+    fn rewrite(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         self.write_hashed(data, offset, &[])
     }

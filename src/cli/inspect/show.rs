@@ -172,6 +172,8 @@ pub(crate) fn captured(manifest: &Manifest) -> Vec<String> {
     let consistency = match manifest.consistency {
         Consistency::Offline => "offline",
         Consistency::Live => "while in use: crash-consistent at best",
+        Consistency::Frozen => "while in use, frozen at one instant: crash-consistent",
+        Consistency::Application => "while in use, frozen at one instant with its applications at rest",
     };
     let mut lines =
         vec![format!("captured {} by {}, {consistency}", plain(&manifest.created), plain(&manifest.tool))];

@@ -113,6 +113,19 @@ pub(super) fn used(source: &dyn BlockSource) -> Result<Used> {
     }
 }
 
+/// Which bytes it uses by its bitmaps as they are on the disk, mounted as it is. See [`super::used_mounted`].
+pub(super) fn used_mounted(source: &dyn BlockSource) -> Result<Used> {
+    let Some(sb) = Superblock::read(source)? else {
+        return Err(
+            Error::malformed("reading the ext superblock", "its magic is gone").at(superblock::OFFSET)
+        );
+    };
+    let geometry = Geometry::new(sb, source.size())?;
+    let mut ranges = RangeSet::new();
+    bitmap::used(source, &geometry, Check::No, &mut ranges)?;
+    Ok(Used { ranges, ..Used::default() })
+}
+
 fn with_journal(source: &dyn BlockSource, geometry: &Geometry) -> Result<Used> {
     let sb = &geometry.sb;
     let journal = Journal::open(source, geometry)?;

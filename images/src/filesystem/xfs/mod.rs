@@ -72,6 +72,19 @@ pub fn used(source: &dyn BlockSource) -> Result<Used> {
     free_space::used(source, &superblock)
 }
 
+/// The same of one that this machine's kernel has mounted, and frozen if the answer is to be exact: whatever its log
+/// seems to hold is in its place too. See [`crate::filesystem::used_frozen`].
+pub fn used_frozen(source: &dyn BlockSource) -> Result<Used> {
+    let superblock = Superblock::read(source)?
+        .ok_or_else(|| Error::malformed("reading the XFS superblock", "no XFS magic").at(0))?;
+    let elsewhere = superblock.log_start == 0 || superblock.realtime_blocks != 0;
+    if superblock.features.needs_repair() || elsewhere || superblock.size_bytes() > source.size() {
+        return used(source);
+    }
+    superblock.refuse_unknown_features()?;
+    free_space::used(source, &superblock)
+}
+
 /// Why the free-space trees do not show the truth, though they can be read.
 enum Distrust {
     /// Something is to be replayed or repaired first.

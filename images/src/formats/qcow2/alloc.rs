@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 
 use super::codec::Compressed;
-use super::{COPIED, L1_MOST, REFCOUNT_TABLE_MOST, ZERO};
+use super::{COMPRESSED, COPIED, L1_MOST, OFFSET, REFCOUNT_TABLE_MOST, ZERO};
 use crate::formats::aligned::{ALIGNMENT, AlignedBuffer};
 use crate::formats::file::Writer;
 use crate::{Error, ErrorKind, Result, ResultExt};
@@ -163,6 +163,26 @@ impl Allocator {
 
     /// Adds one to the refcount of every cluster that `len` bytes at `offset` touch.
     fn count(&mut self, offset: u64, len: u64, writer: &Writer) -> Result<()> {
+        // Cannot overflow: a zstd block of at least 4 bytes yields at most 128 KiB, so that at most
+        // 2 MiB / (4 * 16) = 32768 compressed clusters lie in one of 2 MiB; smaller ones hold fewer.
+        self.recount(offset, len, |count| count.saturating_add(1), writer)
+    }
+
+    /// Takes back what [`count`](Self::count) has added for what an L2 entry refers to.
+    fn release(&mut self, entry: u64, writer: &Writer) -> Result<()> {
+        let bits = self.layout.cluster_bits;
+        let (offset, len) = match entry {
+            0 | ZERO => return Ok(()),
+            _ if entry & COMPRESSED != 0 => {
+                let compressed = Compressed::from_entry(entry, bits);
+                (compressed.offset, compressed.len)
+            }
+            _ => (entry & OFFSET, self.layout.cluster()),
+        };
+        self.recount(offset, len, |count| count.saturating_sub(1), writer)
+    }
+
+    fn recount(&mut self, offset: u64, len: u64, change: fn(u16) -> u16, writer: &Writer) -> Result<()> {
         let bits = self.layout.cluster_bits;
         let per_block = self.layout.cluster() / 2;
         for cluster in offset >> bits..=(offset + len.saturating_sub(1)) >> bits {
@@ -170,9 +190,7 @@ impl Allocator {
             let at = (cluster % per_block * 2) as usize;
             if let Some(entry) = block.get_mut(at..at + 2).and_then(|raw| <&mut [u8; 2]>::try_from(raw).ok())
             {
-                // Cannot overflow: a zstd block of at least 4 bytes yields at most 128 KiB, so that at most
-                // 2 MiB / (4 * 16) = 32768 compressed clusters lie in one of 2 MiB; smaller ones hold fewer.
-                *entry = u16::from_be_bytes(*entry).saturating_add(1).to_be_bytes();
+                *entry = change(u16::from_be_bytes(*entry)).to_be_bytes();
             }
         }
         Ok(())
@@ -260,7 +278,7 @@ impl Allocator {
         self.spare.push(segment.buffer);
     }
 
-    /// Sets the L2 entries of successive clusters from guest cluster `first` on.
+    /// Sets the L2 entries of successive clusters from guest cluster `first` on. What they referred to is free then.
     pub(super) fn map(
         &mut self,
         first: u64,
@@ -272,9 +290,12 @@ impl Allocator {
         for (guest, entry) in (first..).zip(entries) {
             let table = self.l2.table(guest / per_table, cluster, writer)?;
             let at = (guest % per_table * 8) as usize;
-            if let Some(slot) = table.get_mut(at..at + 8) {
-                slot.copy_from_slice(&entry.to_be_bytes());
-            }
+            let Some(slot) = table.get_mut(at..at + 8).and_then(|slot| slot.first_chunk_mut()) else {
+                continue;
+            };
+            let before = u64::from_be_bytes(*slot);
+            *slot = entry.to_be_bytes();
+            self.release(before, writer)?;
         }
         self.write_out_some(writer)
     }

@@ -172,6 +172,11 @@ impl BlockSink for Qcow2Sink {
         self.layout.cluster()
     }
 
+    /// What a cluster had before loses its place: see [`Allocator::map`].
+    fn rewrite(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         check_range(self.options.size, offset, data.len()).doing(|| "writing the image")?;
         let cluster = self.layout.cluster() as usize;

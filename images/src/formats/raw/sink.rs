@@ -2,6 +2,7 @@
 //! Writing a raw image file, sparse.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::formats::file::Writer;
 use crate::sink::Finished;
@@ -12,6 +13,8 @@ use crate::{BlockSink, Result, ResultExt};
 pub struct RawSink {
     writer: Writer,
     size: u64,
+    /// Zeros may have to replace something.
+    rewrites: AtomicBool,
 }
 
 impl RawSink {
@@ -19,7 +22,7 @@ impl RawSink {
     pub fn create(path: &Path, size: u64) -> Result<Self> {
         let writer = Writer::create(path)?;
         writer.set_len(size)?;
-        Ok(Self { writer, size })
+        Ok(Self { writer, size, rewrites: AtomicBool::new(false) })
     }
 }
 
@@ -29,14 +32,22 @@ impl BlockSink for RawSink {
         4096
     }
 
+    fn rewrite(&self) -> Result<()> {
+        self.rewrites.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         check_range(self.size, offset, data.len()).doing(|| "writing the image")?;
         self.writer.write(data, offset)
     }
 
-    /// Does nothing: the file is new, and each address is written at most once.
-    fn write_zeros(&self, _offset: u64, _len: u64) -> Result<()> {
-        Ok(())
+    /// Does nothing while the file is new, and each address is written at most once.
+    fn write_zeros(&self, offset: u64, len: u64) -> Result<()> {
+        if !self.rewrites.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.writer.punch(offset, len)
     }
 
     fn written_bytes(&self) -> u64 {

@@ -109,6 +109,7 @@ pub(super) fn send(writer: &Writer, bytes: &[u8], extents: &ExtentMap) -> Result
         created: "2026-11-24T21:50:00Z".into(),
         tool: "test".into(),
         consistency: Consistency::Offline,
+        live: None,
         machine: None,
         disks: vec![DiskRecord {
             source: "test".into(),

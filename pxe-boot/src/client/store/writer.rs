@@ -161,6 +161,10 @@ impl BlockSink for RemoteSink<'_> {
         LEAF
     }
 
+    fn rewrite(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
         self.write_hashed(data, offset, &[])
     }

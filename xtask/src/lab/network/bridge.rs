@@ -48,6 +48,23 @@ impl Bridge {
         port.taps.iter().try_for_each(|tap| self.ip(&["link", "set", tap, state]))
     }
 
+    /// Another host on it, with `address`, `10.0.2.3/24`: a namespace of its own, so that its ports are its own too.
+    pub(crate) fn host(&self, address: &str) -> Result<Host> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let namespace = format!("unmoor-lab-{}-{number}", std::process::id());
+        output(as_root("ip").args(["netns", "add", &namespace])).while_doing("making a network namespace")?;
+        let host = Host { namespace };
+        let port = format!("host{number}");
+        self.ip(&["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &host.namespace])?;
+        self.ip(&["link", "set", &port, "master", "bridge"])?;
+        self.ip(&["link", "set", &port, "up"])?;
+        let ip = |arguments: &[&str]| output(as_root("ip").args(["-n", &host.namespace]).args(arguments));
+        ip(&["link", "set", "lo", "up"])?;
+        ip(&["address", "add", address, "dev", "eth0"])?;
+        ip(&["link", "set", "eth0", "up"])?;
+        Ok(host)
+    }
+
     /// A program that runs in the namespace; its process becomes the program's.
     pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = as_root("ip");
@@ -58,6 +75,26 @@ impl Bridge {
     /// Whether `address` answers a ping within a second.
     pub(crate) fn answers(&self, address: &str) -> bool {
         output(self.command("ping").args(["-c", "1", "-W", "1", address])).is_ok()
+    }
+}
+
+/// A host of the bridge; it goes when dropped.
+pub(crate) struct Host {
+    namespace: String,
+}
+
+impl Host {
+    /// A program that runs on it; its process becomes the program's.
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = as_root("ip");
+        command.args(["netns", "exec", &self.namespace]).arg(program);
+        command
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = output(as_root("ip").args(["netns", "delete", &self.namespace]));
     }
 }
 
