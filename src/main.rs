@@ -6,6 +6,7 @@ mod appliance;
 mod cache;
 mod cli;
 mod fit;
+mod follow;
 mod output;
 mod records;
 mod serve;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     let outcome = match &line.command {
         Command::Inspect(arguments) => cli::inspect::run(arguments, &terminal),
         Command::Capture(arguments) => cli::capture::run(arguments, &terminal),
+        Command::Follow(arguments) => cli::follow::run(arguments, &terminal),
         Command::Restore(arguments) => cli::restore::run(arguments, &terminal),
         Command::Convert(arguments) => cli::convert::run(arguments, &terminal),
         Command::Verify(arguments) => cli::verify::run(arguments, &terminal),

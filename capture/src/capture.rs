@@ -92,7 +92,7 @@ pub fn capture(request: &Request, monitor: &dyn Monitor) -> Result<Report> {
 }
 
 /// What is captured.
-enum Origin<'o, 'a> {
+pub(crate) enum Origin<'o, 'a> {
     /// Disks that nobody writes to, or that are read as if nobody did.
     AtRest(&'o Survey<'a>),
     /// Disks in use.
@@ -116,7 +116,11 @@ struct Read<'o> {
     live: Option<LiveRecord>,
 }
 
-fn capture_from(request: &Request, origin: &Origin<'_, '_>, monitor: &Recorder<'_>) -> Result<Report> {
+pub(crate) fn capture_from(
+    request: &Request,
+    origin: &Origin<'_, '_>,
+    monitor: &Recorder<'_>,
+) -> Result<Report> {
     match (&request.target, origin) {
         (Target::Stream(format), Origin::AtRest(survey)) => {
             capture_to_stream(request, *format, survey, monitor)
@@ -205,6 +209,9 @@ fn capture_to_store(
     };
     let writer = store.begin(machine, &options, monitor)?;
     let since = writer.since();
+    if let Origin::Live(_, session) = origin {
+        session.check_known(&|hash| writer.rely(hash), monitor);
+    }
     let name = PathBuf::from(request.target.to_string());
     let sinks = origin.disks().iter().map(|disk| writer.sink(disk.size())).collect();
     let names = vec![name; origin.disks().len()];
@@ -233,9 +240,13 @@ fn capture_to_store(
     };
     let maps: Vec<_> = reports.iter().map(|report| (&report.extents, &report.leaves)).collect();
     let read_bytes = reports.iter().map(|report| report.read_bytes).sum();
-    let (time, summary) = writer
+    let committed = writer
         .commit(manifest, &maps, read_bytes)
-        .doing(|| format!("completing the image {}", request.target))?;
+        .doing(|| format!("completing the image {}", request.target));
+    if let Origin::Live(_, session) = origin {
+        session.keep(reports);
+    }
+    let (time, summary) = committed?;
     let image = format!("{}@{time}", request.target);
     let stored = Stored { image, since, added: summary.added };
     Ok(Report { disks, manifest: None, stored: Some(stored), live, warnings: monitor.warnings().len() })

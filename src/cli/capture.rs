@@ -12,6 +12,7 @@ use unmoor_images::manifest::Consistency;
 use unmoor_images::store::{ImageName, Receiver, Since};
 use unmoor_images::{BlockSource, Error, ErrorKind, Result, State, layout};
 
+use super::live::LiveOptions;
 use super::store::StoreOptions;
 use super::values::{Effort, HibernatedChoice, ImageOptions};
 use crate::output::size::show_size;
@@ -27,6 +28,9 @@ Examples:
 
   unmoor capture /dev/sda dir:/srv/images/web01
       Into an image store: what the store has already is not stored again
+
+  unmoor capture --live /dev/sda s3://backup/hosts/web01
+      This running host, as it is at one instant; writers wait for less than a second
 
   unmoor capture /dev/sda - | ssh backup 'cat > web01.raw'
       A raw stream";
@@ -52,9 +56,11 @@ pub(crate) struct Arguments {
     /// What to do with a system that is suspended to disk; it is refused otherwise
     #[arg(long, value_enum, value_name = "WHAT")]
     hibernated: Option<HibernatedChoice>,
-    /// Capture a source that is in use: crash-consistent at best
-    #[arg(long)]
+    /// Capture a source that is in use as it is read: crash-consistent at best, and spread over the time of the capture
+    #[arg(long, conflicts_with = "live")]
     unsafe_live: bool,
+    #[command(flatten)]
+    live: LiveOptions,
     /// What to do with sectors that cannot be read
     #[arg(long, value_enum, value_name = "WHAT", default_value = "fail")]
     on_read_error: ReadErrors,
@@ -150,7 +156,8 @@ impl Arguments {
                     ReadErrors::Zero => OnReadError::Zero,
                 },
             },
-            unsafe_live: self.unsafe_live,
+            unsafe_live: self.unsafe_live || self.live.is_unsafe(),
+            live: self.live.options(),
             force: self.force,
             threads: self.threads,
             tool: concat!("unmoor ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -170,7 +177,11 @@ fn dry_run(request: &Request, terminal: &Terminal) -> Result<Outcome> {
             outputs.images
         }
     };
-    let in_use = if request.unsafe_live { InUse::Take } else { InUse::Refuse };
+    let in_use = match (&request.live, request.unsafe_live) {
+        (Some(_), _) => InUse::Mention,
+        (None, true) => InUse::Take,
+        (None, false) => InUse::Refuse,
+    };
     let options = SurveyOptions { open: request.open, layout: request.layout, in_use };
     let survey = survey(&request.sources, &options, terminal)?;
     let mut documents = Vec::new();
@@ -220,8 +231,11 @@ pub(crate) fn print(report: &Report, terminal: &Terminal) -> Result<()> {
                 })
             })
             .collect();
-        let document = json!({ "disks": disks, "manifest": report.manifest, "stored": report.stored.as_ref().map(stored), "warnings": terminal.warnings() });
+        let document = json!({ "disks": disks, "manifest": report.manifest, "stored": report.stored.as_ref().map(stored), "live": report.live, "warnings": terminal.warnings() });
         return terminal.print_result(&document);
+    }
+    if let Some(live) = &report.live {
+        terminal.print(&super::live::line(live))?;
     }
     if let Some(stored) = &report.stored {
         return terminal.print(&stored_line(report, stored));

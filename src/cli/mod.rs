@@ -7,9 +7,11 @@ pub(crate) mod completions;
 pub(crate) mod convert;
 pub(crate) mod dev;
 pub(crate) mod fitting;
+pub(crate) mod follow;
 pub(crate) mod images;
 pub(crate) mod inspect;
 pub(crate) mod jobs;
+pub(crate) mod live;
 pub(crate) mod machines;
 pub(crate) mod nbd;
 pub(crate) mod remote;
@@ -62,6 +64,7 @@ pub(crate) struct Common {
 pub(crate) enum Command {
     Inspect(inspect::Arguments),
     Capture(capture::Arguments),
+    Follow(follow::Arguments),
     Restore(restore::Arguments),
     Convert(convert::Arguments),
     Verify(verify::Arguments),

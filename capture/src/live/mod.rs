@@ -11,9 +11,11 @@
 //! that shows, it is said.
 
 mod filesystems;
+mod follow;
 mod frozen;
 mod held;
 mod hooks;
+mod limited;
 mod passes;
 mod session;
 mod watchdog;
@@ -21,6 +23,7 @@ mod watchdog;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use follow::Follower;
 pub(crate) use session::{Session, open_disks};
 
 /// How to capture disks that are in use.
@@ -36,6 +39,8 @@ pub struct Options {
     pub hooks: Option<PathBuf>,
     /// How long each of those may take.
     pub hook_limit: Duration,
+    /// Bytes a second that are read before the freeze at most.
+    pub rate_limit: Option<u64>,
     /// Called while all is frozen, after the last pass.
     #[cfg(test)]
     pub(crate) while_frozen: Option<Look>,
@@ -61,6 +66,7 @@ impl Default for Options {
             max_freeze_hard: Duration::from_secs(10),
             hooks: Some("/etc/unmoor/freeze.d".into()),
             hook_limit: Duration::from_secs(30),
+            rate_limit: None,
             #[cfg(test)]
             while_frozen: None,
         }

@@ -7,11 +7,13 @@ use unmoor_images::adapt::Patched;
 use unmoor_images::copy::{self, copy, restricted, whole_units};
 use unmoor_images::filesystem::FilesystemKind;
 use unmoor_images::layout::{self, DiskLayout, Moment, Place};
+use unmoor_images::merkle::{Hash, zero_leaf};
 use unmoor_images::monitor::Phase;
 use unmoor_images::{
     BlockSink, BlockSource, Extent, ExtentMap, LEAF, Monitor, RangeSet, Result, ResultExt, State,
 };
 
+use super::limited::{Limited, Rate};
 use crate::disk::{Disk, ReadAhead};
 use crate::request::Request;
 use crate::track::Tracker;
@@ -22,6 +24,36 @@ const REMEMBERED: u64 = 96 << 20;
 const TELLING: u64 = 16 << 20;
 /// Before anything is known of the speed, in bytes a second.
 const SLOW: f64 = 50e6;
+
+/// What earlier captures of the same disks into the same store have copied.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// One element a disk; empty if nothing is known.
+    pub(super) copies: Vec<copy::Report>,
+    /// Changed since, and not copied.
+    pub(super) stale: Vec<RangeSet>,
+    /// Bytes a second.
+    pub(super) rate: Option<f64>,
+}
+
+impl Known {
+    /// Marks as not copied what the receiver does not have any more. Answers how many bytes that are.
+    pub(super) fn check(&mut self, relies: &dyn Fn(&Hash) -> bool) -> u64 {
+        let mut lost = 0;
+        for (copy, stale) in self.copies.iter().zip(&mut self.stale) {
+            let size = copy.extents.size();
+            for (first, count, hash) in copy.leaves.runs() {
+                let range = first * LEAF..(first + count).saturating_mul(LEAF).min(size);
+                let zero = hash == zero_leaf((range.end - range.start).min(LEAF));
+                if !zero && !relies(&hash) {
+                    lost += range.end - range.start;
+                    stale.insert(range);
+                }
+            }
+        }
+        lost
+    }
+}
 
 /// What was copied so far.
 pub(super) struct Passes<'s, 'a> {
@@ -37,6 +69,8 @@ pub(super) struct Passes<'s, 'a> {
     stale: Vec<RangeSet>,
     /// Bytes a second.
     rate: f64,
+    /// Of copying before the freeze.
+    limit: Option<Rate>,
     done: u32,
 }
 
@@ -46,7 +80,14 @@ impl<'s, 'a> Passes<'s, 'a> {
         disks: &'s [Disk<'a>],
         sinks: &'s [Box<dyn BlockSink + 's>],
         tracker: Option<&'s Tracker>,
+        mut known: Known,
+        limit: Option<u64>,
     ) -> Self {
+        if known.copies.len() != disks.len() {
+            known.copies = disks.iter().map(|disk| copy::Report::nothing(disk.size())).collect();
+            known.stale = disks.iter().map(|_| RangeSet::new()).collect();
+        }
+        known.copies.iter_mut().for_each(|copy| copy.read_bytes = 0);
         let share = REMEMBERED / (disks.len() as u64).max(1);
         Self {
             request,
@@ -54,12 +95,18 @@ impl<'s, 'a> Passes<'s, 'a> {
             sinks,
             tracker,
             remembered: disks.iter().map(|disk| ReadAhead::with_bytes(disk, share)).collect(),
-            copies: disks.iter().map(|disk| copy::Report::nothing(disk.size())).collect(),
+            copies: known.copies,
             layouts: Vec::new(),
-            stale: disks.iter().map(|_| RangeSet::new()).collect(),
-            rate: SLOW,
+            stale: known.stale,
+            rate: known.rate.unwrap_or(SLOW),
+            limit: limit.map(Rate::new),
             done: 0,
         }
+    }
+
+    /// What the next capture may build upon, after one that failed or whose copies somebody else has.
+    pub(super) fn into_known(self) -> Known {
+        Known { copies: self.copies, stale: self.stale, rate: Some(self.rate) }
     }
 
     /// How many passes there were.
@@ -114,10 +161,12 @@ impl<'s, 'a> Passes<'s, 'a> {
         let began = Instant::now();
         let mut copied = 0;
         for (index, (layout, part)) in layouts.iter().zip(&mut parts).enumerate() {
-            copied += self.copy(index, layout, part.ranges(), monitor)?;
+            copied += self.copy(index, layout, part.ranges(), (moment, monitor))?;
         }
         let spent = began.elapsed().as_secs_f64();
-        if copied >= TELLING && spent > 0.0 {
+        // What is held back says nothing of the freeze, where nothing is.
+        let free = self.limit.is_none() || moment == Moment::Frozen;
+        if free && copied >= TELLING && spent > 0.0 {
             self.rate = copied as f64 / spent;
         }
         self.stale.iter_mut().for_each(|stale| *stale = RangeSet::new());
@@ -142,7 +191,7 @@ impl<'s, 'a> Passes<'s, 'a> {
             let layouts = std::mem::take(&mut self.layouts);
             for (index, layout) in layouts.iter().enumerate() {
                 let (mut part, _) = self.parts(index, layout);
-                self.copy(index, layout, part.ranges(), monitor)?;
+                self.copy(index, layout, part.ranges(), (Moment::Frozen, monitor))?;
             }
             self.layouts = layouts;
             self.stale.iter_mut().for_each(|stale| *stale = RangeSet::new());
@@ -211,13 +260,16 @@ impl<'s, 'a> Passes<'s, 'a> {
         index: usize,
         layout: &DiskLayout,
         parts: &[std::ops::Range<u64>],
-        monitor: &dyn Monitor,
+        (moment, monitor): (Moment, &dyn Monitor),
     ) -> Result<u64> {
         let (Some(disk), Some(sink), Some(whole)) =
             (self.disks.get(index), self.sinks.get(index), self.copies.get_mut(index))
         else {
             return Ok(0);
         };
+        if parts.is_empty() {
+            return Ok(0);
+        }
         let doing = || format!("capturing {} to {}", disk.path().display(), self.request.target);
         let options = copy::Options {
             threads: self.request.threads,
@@ -225,7 +277,9 @@ impl<'s, 'a> Passes<'s, 'a> {
             phase: Phase::Capture,
             name: disk.path().display().to_string(),
         };
-        let source = Patched::new(disk, &layout.patches);
+        let patched = Patched::new(disk, &layout.patches);
+        let limit = self.limit.as_ref().filter(|_| moment == Moment::Mounted);
+        let source = Limited::new(&patched, limit);
         let map = restricted(&layout.extents, parts)?;
         let part = copy(&source, &map, &**sink, &options, monitor).doing(doing)?;
         whole.absorb(&part, parts)?;

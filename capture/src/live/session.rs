@@ -4,18 +4,20 @@
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use unmoor_images::copy;
 use unmoor_images::layout::{DiskLayout, Moment};
 use unmoor_images::manifest::LiveRecord;
-use unmoor_images::{BlockSink, Error, ErrorKind, Monitor, Result, ResultExt};
+use unmoor_images::merkle::Hash;
+use unmoor_images::{BlockSink, Error, ErrorKind, Monitor, Result};
 
 use super::filesystems::{self, Filesystem};
 use super::frozen::freeze_all;
 use super::held::Held;
-use super::passes::{Passes, show_bytes};
+use super::passes::{Known, Passes, show_bytes};
 use super::watchdog::Watchdog;
 use super::{Method, Options, hooks};
 use crate::disk::{Disk, Kind};
@@ -42,9 +44,10 @@ pub(crate) struct Taken {
 pub(crate) struct Session {
     options: Options,
     filesystems: Vec<Filesystem>,
-    watchdog: Watchdog,
     /// None where all is read twice instead.
     tracker: Option<Tracker>,
+    watchdog: Watchdog,
+    known: Mutex<Known>,
 }
 
 impl Session {
@@ -97,7 +100,7 @@ impl Session {
         };
         let watchdog = Watchdog::start(&files, folder.as_deref(), &root)?;
         drop(files);
-        Ok(Self { options: options.clone(), filesystems, watchdog, tracker })
+        Ok(Self { options: options.clone(), filesystems, tracker, watchdog, known: Mutex::default() })
     }
 
     /// Copies the disks to `sinks`, which the caller finishes.
@@ -109,12 +112,50 @@ impl Session {
         monitor: &dyn Monitor,
     ) -> Result<Taken> {
         sinks.iter().try_for_each(|sink| sink.rewrite())?;
-        let mut passes = Passes::new(request, disks, sinks, self.tracker.as_ref());
+        let known = std::mem::take(&mut *self.known());
+        let mut passes =
+            Passes::new(request, disks, sinks, self.tracker.as_ref(), known, self.options.rate_limit);
+        let taken = self.take_passes(&mut passes, monitor);
+        *self.known() = passes.into_known();
+        taken
+    }
+
+    /// Gives the copies of the last capture back, for the next to build upon.
+    pub(crate) fn keep(&self, copies: Vec<copy::Report>) {
+        self.known().copies = copies;
+    }
+
+    /// Asks the receiver of the next capture for what the last has copied.
+    pub(crate) fn check_known(&self, relies: &dyn Fn(&Hash) -> bool, monitor: &dyn Monitor) {
+        let lost = self.known().check(relies);
+        if lost > 0 {
+            monitor.note(format!(
+                "{} of the last image are not in the store any more, and are read again",
+                show_bytes(lost)
+            ));
+        }
+    }
+
+    /// Bytes written since the last pass.
+    pub(crate) fn pending_bytes(&self, disks: usize) -> u64 {
+        self.tracker.as_ref().map_or(0, |tracker| (0..disks).map(|disk| tracker.pending_bytes(disk)).sum())
+    }
+
+    /// True where writes are followed.
+    pub(crate) fn tracks(&self) -> bool {
+        self.tracker.is_some()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_passes(&self, passes: &mut Passes<'_, '_>, monitor: &dyn Monitor) -> Result<Taken> {
         let mut freezes = 0;
         loop {
-            let left = self.converge(&mut passes, monitor)?;
+            let left = self.converge(passes, monitor)?;
             freezes += 1;
-            if let Some(taken) = self.freeze(&mut passes, left, monitor)? {
+            if let Some(taken) = self.freeze(passes, left, monitor)? {
                 return Ok(taken);
             }
             if freezes == MOST_FREEZES {
@@ -352,18 +393,7 @@ fn write_something(root: &File) -> std::io::Result<()> {
     file.sync_all()
 }
 
-/// The disks at `paths`, opened for reading while they are in use.
+/// The sources, opened for reading while they are in use.
 pub(crate) fn open_disks<'a>(request: &Request, monitor: &'a dyn Monitor) -> Result<Vec<Disk<'a>>> {
-    let open = |path: &PathBuf| Disk::open(path, &request.open, monitor);
-    request
-        .sources
-        .iter()
-        .map(open)
-        .collect::<Result<_>>()
-        .doing(|| format!("opening {}", list(&request.sources)))
-}
-
-fn list(paths: &[PathBuf]) -> String {
-    let names: Vec<String> = paths.iter().map(|path| Path::display(path).to_string()).collect();
-    names.join(", ")
+    request.sources.iter().map(|path| Disk::open(path, &request.open, monitor)).collect()
 }

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex};
 use unmoor_images::formats::{self, Compression, Format};
 use unmoor_images::manifest::{self, Consistency, Manifest, MapRecord};
 use unmoor_images::monitor::{Event, Silent};
-use unmoor_images::store::Since;
-use unmoor_images::{ErrorKind, Monitor, State, layout};
+use unmoor_images::store::{CheckOptions, ImageName, InitOptions, Location, PruneOptions, Since, Store};
+use unmoor_images::{BlockSource, ErrorKind, Monitor, State, layout};
 
 use super::*;
 use crate::capture;
@@ -187,21 +187,26 @@ fn check_image(disk: &Mounted, (image, map): (&Path, &MapRecord), frozen: &Path,
             at += len as u64;
         }
     }
+    check_files(disk.kind, image, acknowledged);
+}
+
+/// One mount and unmount of a copy; then its checker finds nothing, and what was acknowledged is there.
+fn check_files(kind: &str, image: &Path, acknowledged: u64) {
     let at = image.with_extension("at");
     fs::create_dir(&at).unwrap();
     let path = image.to_str().unwrap();
-    let options = if disk.kind == "xfs" { "loop,nouuid" } else { "loop" };
+    let options = if kind == "xfs" { "loop,nouuid" } else { "loop" };
     // Two btrfs of one UUID cannot be mounted at a time.
-    if disk.kind != "btrfs" {
+    if kind != "btrfs" {
         run("mount", &["-o", options, path, at.to_str().unwrap()]).unwrap();
         let log = fs::read(at.join("log")).unwrap();
         let numbers: Vec<u64> =
             log.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap())).collect();
         run("umount", &[at.to_str().unwrap()]).unwrap();
-        assert!(numbers.len() as u64 >= acknowledged, "{}: {} of {acknowledged}", disk.kind, numbers.len());
-        assert!(numbers.iter().zip(1..).all(|(have, want)| *have == want), "{}", disk.kind);
+        assert!(numbers.len() as u64 >= acknowledged, "{}: {} of {acknowledged}", kind, numbers.len());
+        assert!(numbers.iter().zip(1..).all(|(have, want)| *have == want), "{}", kind);
     }
-    match disk.kind {
+    match kind {
         "ext4" => run("e2fsck", &["-f", "-n", path]),
         "xfs" => run("xfs_repair", &["-n", path]),
         _ => run("btrfs", &["check", "--force", path]),
@@ -307,4 +312,80 @@ fn the_watchdog_thaws_after_its_limit_and_the_capture_then_fails() {
     assert!(error.chain().contains("max-freeze-hard"), "{}", error.chain());
     assert!(!target.exists(), "nothing half-done looks done");
     fs::write(disks[0].at.join("more"), "goes on").unwrap();
+}
+
+/// Each image in the store is whole, and shows its own instant; only what was written is read for it.
+#[test]
+fn following_reads_what_was_written_and_every_image_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disks) = mounted(folder.path(), &["ext4", "xfs"]) else { return };
+    const STILL: u64 = 120 << 20;
+    // So much of each is at rest, and must not be read again.
+    for disk in &disks {
+        let still: Vec<u8> =
+            (0..STILL as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        fs::write(disk.at.join("still"), still).unwrap();
+    }
+    let location = Location::Directory(folder.path().join("store"));
+    let store = Store::init(&location, &InitOptions::default()).unwrap();
+    let load = Load::start(&disks);
+    let instants: Arc<Mutex<Vec<Vec<u64>>>> = Arc::default();
+    let look = {
+        let (counters, instants) = (load.acknowledged.clone(), Arc::clone(&instants));
+        Look(Arc::new(move || {
+            let now = counters.iter().map(|counter| counter.load(Ordering::SeqCst)).collect();
+            instants.lock().unwrap().push(now);
+        }))
+    };
+    let options = Options { method: Method::Track, while_frozen: Some(look), ..without_hooks() };
+    let mut request = request(&disks, Path::new("unused"), options.clone());
+    request.target = Target::Store { location, machine: "web".into() };
+    request.store = Some(Arc::new(store.clone()));
+    let said = Said::default();
+    let mut follower = match Follower::start(request, &options, &said) {
+        Err(error) if error.kind() == ErrorKind::Unsupported => {
+            println!("skipped: {}", error.chain());
+            return;
+        }
+        follower => follower.unwrap(),
+    };
+    let mut read = Vec::new();
+    for round in 0..5 {
+        if round == 3 {
+            // What is not in the store any more is read again, and no image relies on it.
+            store.remove_images(&store.images().unwrap()).unwrap();
+            let options = PruneOptions { wait: false, ..PruneOptions::default() };
+            store.prune(&options, &said).unwrap();
+        }
+        let report = follower.capture(&said).unwrap();
+        read.push(report.stored.unwrap().added.read_bytes);
+        // Images are named by the second.
+        std::thread::sleep(Duration::from_millis(1100));
+    }
+    drop(load);
+    for (round, bytes) in read.iter().enumerate() {
+        assert_eq!(*bytes > 2 * STILL, round == 0 || round == 3, "{read:?}");
+    }
+    let checked = store.check(&CheckOptions::default(), &said).unwrap();
+    assert!(checked.hurt.is_empty() && checked.damaged.is_empty(), "{checked:?}");
+    let images = store.images_of("web").unwrap();
+    assert_eq!(images.len(), 2);
+    let instants = instants.lock().unwrap().clone();
+    for (image, instant) in images.iter().zip(&instants[instants.len() - 2..]) {
+        let opened =
+            store.open_image(&ImageName { machine: "web".into(), time: Some(image.time.clone()) }).unwrap();
+        for ((disk, stored), acknowledged) in disks.iter().zip(&opened.disks).zip(instant) {
+            let back = folder.path().join(format!("{}-{}.raw", image.time, disk.kind));
+            let file = File::create(&back).unwrap();
+            file.set_len(stored.source.size()).unwrap();
+            let mut buffer = vec![0; 1 << 20];
+            for at in (0..stored.source.size()).step_by(1 << 20) {
+                stored.source.read_at(&mut buffer, at).unwrap();
+                if buffer.iter().any(|byte| *byte != 0) {
+                    file.write_all_at(&buffer, at).unwrap();
+                }
+            }
+            check_files(disk.kind, &back, *acknowledged);
+        }
+    }
 }

@@ -27,6 +27,8 @@ struct Shared {
     deadline: AtomicU64,
     /// Not 0 once it has thawed.
     fired: AtomicU64,
+    /// Not 0 once there is nothing left to look after.
+    ended: AtomicU64,
     /// Of each filesystem: may be frozen by us.
     frozen: [AtomicU8; MOST],
 }
@@ -146,6 +148,7 @@ impl Watchdog {
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
+        self.shared().ended.store(1, Ordering::SeqCst);
         self.pipe = None;
         let mut status = 0;
         // SAFETY: our own child, which nobody else waits for; then a mapping that nobody else uses in this process.
@@ -197,7 +200,9 @@ impl Duty<'_> {
                         shared.deadline.store(0, Ordering::SeqCst);
                     }
                     if gone {
-                        self.clean_up();
+                        if shared.ended.load(Ordering::SeqCst) == 0 {
+                            self.clean_up();
+                        }
                         libc::_exit(0);
                     }
                 }

@@ -118,9 +118,7 @@ mod tests {
         let everything = std::slice::from_ref(&(0..size)).to_vec();
         copy_parts(&content, &first, &everything, &mut whole);
         // Leaf 1 changes, leaf 6 is given up, the last ones come into use, as does more of leaf 3.
-        for at in LEAF as usize..LEAF as usize * 2 {
-            content[at] ^= 0x55;
-        }
+        content.iter_mut().skip(LEAF as usize).take(LEAF as usize).for_each(|byte| *byte ^= 0x55);
         let mut second = RangeSet::of(100..LEAF * 3 + 5000);
         second.insert(LEAF * 8 + 7..size);
         let second = ExtentMap::from_data(size, &mut second, State::Hole);
@@ -132,7 +130,7 @@ mod tests {
         let mut parts = whole_units(lacking, LEAF, size);
         parts.insert(LEAF..LEAF * 2);
         assert_eq!(parts.ranges(), [LEAF..LEAF * 2, LEAF * 3..LEAF * 4, LEAF * 8..size]);
-        copy_parts(&content, &second, &parts.ranges().to_vec(), &mut whole);
+        copy_parts(&content, &second, parts.ranges(), &mut whole);
         assert_eq!(whole.forget_unused(&second, LEAF).unwrap(), [LEAF * 4..LEAF * 8]);
 
         let truth = copy(

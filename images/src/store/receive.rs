@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use super::{Store, Summary, Writer, WriterOptions};
 use crate::manifest::Manifest;
-use crate::merkle::Leaves;
+use crate::merkle::{Hash, Leaves};
 use crate::{BlockSink, ExtentMap, Monitor, Result};
 
 /// Where images can be stored.
@@ -24,6 +24,12 @@ pub trait Receiver: Debug + Send + Sync {
 pub trait Receiving: Send + Sync {
     /// The time of the image that is looked at first.
     fn since(&self) -> Option<String>;
+
+    /// True if a leaf is there already; this capture may then name it without sending it. A receiver that cannot tell says false.
+    fn rely(&self, hash: &Hash) -> bool {
+        let _ = hash;
+        false
+    }
 
     /// Where a disk of `size` bytes goes.
     fn sink(&self, size: u64) -> Box<dyn BlockSink + '_>;
@@ -51,6 +57,10 @@ impl Receiver for Store {
 impl Receiving for Writer {
     fn since(&self) -> Option<String> {
         self.parent().map(|image| image.time.clone())
+    }
+
+    fn rely(&self, hash: &Hash) -> bool {
+        self.has(hash)
     }
 
     fn sink(&self, size: u64) -> Box<dyn BlockSink + '_> {

@@ -6,6 +6,7 @@ use crate::lab::fit::{FITS, Fit, Tools};
 use crate::lab::guest::{Built, Guest, Purpose};
 use crate::lab::guests::{GUESTS, guest};
 use crate::lab::listing::check_checkers;
+use crate::lab::live::{LIVES, Live};
 use crate::lab::network::{MOVES, Move};
 use crate::lab::restore::Restore;
 use crate::lab::{activation, initramfs, nbd_boot};
@@ -30,6 +31,8 @@ enum Kind {
     NbdBoot,
     /// A guest moves from one machine that starts from the network to another.
     Move(&'static Move),
+    /// A guest captures itself while it is used.
+    Live(&'static Live),
 }
 
 /// A cell of the matrix.
@@ -77,6 +80,9 @@ pub(crate) fn cells() -> Vec<Cell> {
     for row in MOVES {
         add(row.name.to_owned(), Kind::Move(row));
     }
+    for live in LIVES {
+        add(live.name.to_owned(), Kind::Live(live));
+    }
     cells
 }
 
@@ -90,6 +96,7 @@ impl Cell {
             Kind::Compression(_) => Some(COMPRESSED_GUEST),
             Kind::NbdBoot => Some(nbd_boot::GUEST),
             Kind::Move(row) => Some(row.guest),
+            Kind::Live(live) => Some(live.guest),
             Kind::Unpack(_) | Kind::Activation => None,
         }
     }
@@ -103,6 +110,7 @@ impl Cell {
             Kind::Compression(kind) => format!("initramfs-{kind}: {COMPRESSED_GUEST} is fitted"),
             Kind::Unpack(kind) => format!("unpack-{kind}: a kernel unpacks what was appended"),
             Kind::Move(row) => row.title(),
+            Kind::Live(live) => live.title(),
             Kind::Activation => "activation: encrypted volumes are opened without userland".to_owned(),
             Kind::NbdBoot => {
                 format!("nbd-boot: {} boots from its image before it is copied", nbd_boot::GUEST)
@@ -127,6 +135,7 @@ impl Cell {
             Kind::Activation => activation::test(),
             Kind::NbdBoot => nbd_boot::run(guest()?, &tools.unmoor),
             Kind::Move(row) => row.run(guest()?, &tools.unmoor).map(drop),
+            Kind::Live(live) => live.run(guest()?, &tools.unmoor),
         }
     }
 }

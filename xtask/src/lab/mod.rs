@@ -32,6 +32,7 @@ pub(crate) mod guests;
 pub(crate) mod hardware;
 pub(crate) mod initramfs;
 pub(crate) mod listing;
+pub(crate) mod live;
 pub(crate) mod loop_device;
 pub(crate) mod nbd_boot;
 pub(crate) mod network;
