@@ -9,6 +9,7 @@ mod convert;
 mod disk;
 mod large;
 mod limit;
+mod live;
 mod measure;
 #[path = "../../tests/s3/proxy.rs"]
 mod proxy;
@@ -37,6 +38,7 @@ pub(crate) enum Part {
     Scale,
     Agents,
     Serve,
+    Live,
 }
 
 /// Measures `parts`, or all where none is named, `rounds` times each.
@@ -53,6 +55,9 @@ pub(crate) fn run(parts: &[Part], rounds: usize) -> Result {
     }
     if parts == [Part::Agents] {
         return agents::run(&unmoor, scratch.path());
+    }
+    if parts == [Part::Live] {
+        return live::run(&unmoor, scratch.path());
     }
     let disk = disk::lived_in()?;
     let used = limit::Used::of(&unmoor, &disk)?;
@@ -100,6 +105,9 @@ pub(crate) fn run(parts: &[Part], rounds: usize) -> Result {
     }
     if wanted(Part::Agents) {
         agents::run(&unmoor, scratch.path())?;
+    }
+    if wanted(Part::Live) {
+        live::run(&unmoor, scratch.path())?;
     }
     Ok(())
 }

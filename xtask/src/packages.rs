@@ -72,6 +72,7 @@ const PACKAGES: &[(&str, &[Need])] = &[
     ("virt-v2v", &[Need::Bench]),
     ("nbdkit", &[Need::Bench]),
     ("restic", &[Need::Bench]),
+    ("fio", &[Need::Bench]),
     ("borgbackup", &[Need::Bench]),
     ("cpio", &[Need::Tests, Need::Bench]),
     ("xz-utils", &[Need::Tests]),
