@@ -11,6 +11,7 @@
     reason = "a tool for measuring"
 )]
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -27,7 +28,9 @@ struct Counts {
     failed: AtomicU64,
 }
 
-fn client(authority: &CertificateDer<'static>) -> reqwest::Client {
+/// Each comes from an address of its own, as machines do: the server limits the connections of one.
+fn client(authority: &CertificateDer<'static>, number: usize) -> reqwest::Client {
+    let address = Ipv4Addr::from_bits(Ipv4Addr::new(127, 1, 0, 0).to_bits() + number as u32);
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(Vec::<String>::new()).unwrap().self_signed(&key).unwrap();
     let mut roots = rustls::RootCertStore::empty();
@@ -42,7 +45,8 @@ fn client(authority: &CertificateDer<'static>) -> reqwest::Client {
                 PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
             )
             .unwrap();
-    reqwest::Client::builder().tls_backend_preconfigured(config).no_proxy().build().unwrap()
+    let builder = reqwest::Client::builder().tls_backend_preconfigured(config).no_proxy();
+    builder.local_address(IpAddr::V4(address)).build().unwrap()
 }
 
 fn register(number: usize) -> Value {
@@ -111,7 +115,7 @@ fn main() {
     let end = Instant::now() + Duration::from_secs(seconds);
     let agents: Vec<_> = (0..count)
         .map(|number| {
-            let work = agent(number, server.clone(), client(&authority), end, counts.clone());
+            let work = agent(number, server.clone(), client(&authority, number), end, counts.clone());
             runtime.spawn(async move {
                 // Not all at once: a power cut's end is spread over seconds, too.
                 tokio::time::sleep(Duration::from_millis(number as u64 * 10)).await;

@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 use common::{Running, Told, dnsmasq, ip, neighbour, on_a_network};
 use unmoor_images::Result;
 use unmoor_initramfs::rescue::loaders;
-use unmoor_pxe_boot::boot::{self, Asker, Choice, Choices, Settings, Shelf, Starter, UefiLoader, names};
+use unmoor_pxe_boot::boot::{
+    self, Ability, Asker, Choice, Choices, Settings, Shelf, Starter, UefiLoader, names,
+};
 use unmoor_pxe_boot::{dhcp, tftp};
 
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
@@ -90,7 +92,7 @@ const CELLS: [Cell; 6] = [
         pxe: true,
         loader: UefiLoader::Snponly,
         proxy: false,
-        asked: &["snponly.efi", "menu for iPXE", "vmlinuz, 200", "initramfs, 200"],
+        asked: IPXE,
     },
     Cell {
         name: "uefi-http",
@@ -102,6 +104,9 @@ const CELLS: [Cell; 6] = [
         asked: &["shimx64.efi, 200", "grubx64.efi, 200", "menu for GRUB"],
     },
 ];
+
+/// The same of a UEFI machine that gets iPXE, as it also does where the packages' GRUB could not go on.
+const IPXE: &[&str] = &["snponly.efi", "menu for iPXE", "vmlinuz, 200", "initramfs, 200"];
 
 struct All;
 
@@ -155,17 +160,26 @@ fn fill(shelf: &Shelf, packages: &Path) {
 }
 
 fn started(cell: &Cell, folder: &Path, boot: &Path) {
+    let shelf = Shelf::open(boot).unwrap();
+    let able = |needed| shelf.able_loader(Some(cell.loader), needed).unwrap();
+    let uefi = if cell.proxy { able(Ability::Proxy) } else { Some(cell.loader) };
+    let uefi_http = able(Ability::Http);
+    let asked = match if cell.pxe { uefi } else { uefi_http } {
+        Some(UefiLoader::Snponly) if cell.uefi => IPXE,
+        _ => cell.asked,
+    };
     let settings = Settings {
         address: HOST,
         http_port: 80,
         server: format!("https://{HOST}"),
         pin: "ab".repeat(32),
         ca_pem: String::new(),
-        uefi: Some(cell.loader),
+        uefi,
+        uefi_http,
         options: Vec::new(),
     };
     let warn = Box::new(|text| println!("warning: {text}"));
-    let starter = Arc::new(Starter::new(Arc::new(All), Shelf::open(boot).unwrap(), settings, warn));
+    let starter = Arc::new(Starter::new(Arc::new(All), shelf, settings, warn));
     let http = boot::http::Server::bind((HOST, 80).into(), boot::http::Limits::default()).unwrap();
     let tftp = tftp::Server::bind((HOST, 69).into(), tftp::Limits::default()).unwrap();
     let role = if cell.proxy { dhcp::Role::Proxy } else { server() };
@@ -201,7 +215,7 @@ fn started(cell: &Cell, folder: &Path, boot: &Path) {
     drop(machine);
     let said = told.said.lock().unwrap().clone();
     assert!(seen, "{}: the kernel does not start: {said:#?}", cell.name);
-    for asked in cell.asked {
+    for asked in asked {
         assert!(said.iter().any(|line| line.contains(asked)), "{}: {asked}: {said:#?}", cell.name);
     }
 }
@@ -253,7 +267,9 @@ fn machine(cell: &Cell, folder: &Path, console: &Path) -> Running {
             ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd")
         };
         std::fs::copy(Path::new(FIRMWARE).join(template), &variables).unwrap();
-        command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+        if cell.secure {
+            command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+        }
         command.args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={FIRMWARE}/{code}")]);
         command.args(["-drive", &format!("if=pflash,format=raw,file={}", variables.display())]);
     }

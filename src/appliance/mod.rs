@@ -24,7 +24,7 @@ use unmoor_images::{Error, ErrorKind, Monitor, Result, ResultExt};
 pub(crate) use accelerator::Accelerator;
 pub(crate) use environment::Environment;
 use port::{Line, Port};
-pub(crate) use sys::{clone_file, private_folder};
+pub(crate) use sys::{clone_file, private_folder, raise_open_files};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 /// A machine that works has said something by then; one whose KVM does not work never does.

@@ -34,3 +34,21 @@ pub(crate) fn clone_file(from: &std::fs::File, to: &std::fs::File) -> std::io::R
     unsafe { ioctl::ficlone(to.as_raw_fd(), from.as_raw_fd() as nix::sys::ioctl::ioctl_param_type) }?;
     Ok(())
 }
+
+/// Lets this process have as many files open as it may set for itself (getrlimit(2)): where somebody starts it by hand that is often 1,024,
+/// and each connection takes one.
+pub(crate) fn raise_open_files() -> std::io::Result<()> {
+    use nix::libc;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure is this function's own and of the type that the calls name.
+    let outcome = unsafe {
+        match libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) {
+            0 => {
+                limit.rlim_cur = limit.rlim_max;
+                libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)
+            }
+            failed => failed,
+        }
+    };
+    if outcome == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}

@@ -19,13 +19,14 @@ use std::time::Duration;
 
 use serde_json::json;
 use unmoor_images::{Error, ErrorKind, Monitor, Result};
-use unmoor_pxe_boot::boot::{self, Settings, Starter, names};
+use unmoor_pxe_boot::boot::{self, Ability, Settings, Starter, names};
 use unmoor_pxe_boot::server::{Options, Server};
 use unmoor_pxe_boot::{dhcp, tftp, web};
 
+use crate::appliance::raise_open_files;
 use crate::cli::store::StoreOptions;
 use crate::output::Terminal;
-use config::Config;
+use config::{Config, Mode};
 use plan::Plan;
 use voice::Voice;
 
@@ -36,6 +37,8 @@ const TICK: Duration = Duration::from_millis(250);
 /// Serves until it is told to stop, or one of the servers fails.
 pub(crate) fn run(config: &Config, terminal: &Terminal) -> Result<()> {
     let plan = Plan::of(config)?;
+    // What cannot be raised serves fewer machines, and no worse.
+    let _ = raise_open_files();
     plan.make_state()?;
     let shelf = files::shelf(config, &plan, terminal)?;
     let store = StoreOptions::of(config.store.password_file.clone(), config.store.key_file.clone())
@@ -52,10 +55,26 @@ pub(crate) fn run(config: &Config, terminal: &Terminal) -> Result<()> {
         web: Some(Arc::new(pages)),
     })?;
     let http = boot::http::Server::bind(config.http.listen, boot::http::Limits::default())?;
-    let uefi = shelf.uefi_loader(config.boot.loader)?;
+    let chosen = shelf.uefi_loader(config.boot.loader)?;
+    let beside = config.dhcp.get_ref().mode == Mode::Proxy;
+    let uefi = if beside { shelf.able_loader(chosen, Ability::Proxy)? } else { chosen };
+    let uefi_http = shelf.able_loader(chosen, Ability::Http)?;
     let mut warnings = Vec::new();
     if plan.boots(config) {
-        if uefi.is_none() {
+        if chosen.is_some() && uefi != chosen {
+            warnings.push(
+                "UEFI machines get iPXE, if anything, and need Secure Boot off: beside another DHCP server this GRUB would look for its \
+                 menu there (Debian 13's does not)"
+                    .to_owned(),
+            );
+        }
+        if chosen.is_some() && uefi_http.is_none() {
+            warnings.push(
+                "UEFI machines that start by HTTP are not served: this GRUB has no HTTP, and there is no iPXE for UEFI"
+                    .to_owned(),
+            );
+        }
+        if chosen.is_none() {
             warnings.push(
                 "UEFI machines are not served: there is neither shim with GRUB nor iPXE for UEFI".to_owned(),
             );
@@ -71,6 +90,7 @@ pub(crate) fn run(config: &Config, terminal: &Terminal) -> Result<()> {
         pin: server.pin(),
         ca_pem: server.ca_pem().to_owned(),
         uefi,
+        uefi_http,
         options: config::words(&config.rescue.options),
     };
     let (sender, complaints) = mpsc::sync_channel(256);

@@ -28,6 +28,8 @@ pub struct Settings {
     pub ca_pem: String,
     /// What UEFI machines load first; none of them is answered where there is none.
     pub uefi: Option<UefiLoader>,
+    /// The same for those that come by HTTP Boot: see [`Shelf::able_loader`].
+    pub uefi_http: Option<UefiLoader>,
     /// Words for every rescue environment's kernel; see [`script::check_option`](super::check_option).
     pub options: Vec<String>,
 }
@@ -77,10 +79,10 @@ impl Starter {
     }
 
     /// The loader that a machine's firmware can run; none where there is none here.
-    fn first(&self, architecture: Architecture) -> Option<&'static str> {
+    fn first(&self, architecture: Architecture, uefi: Option<UefiLoader>) -> Option<&'static str> {
         match architecture {
             Architecture::Bios => Some(names::UNDIONLY).filter(|name| self.shelf.has(name)),
-            Architecture::UefiX64 => self.settings.uefi.map(UefiLoader::file),
+            Architecture::UefiX64 => uefi.map(UefiLoader::file),
             Architecture::UefiX86 | Architecture::UefiArm64 | Architecture::Other(_) => None,
         }
     }
@@ -106,8 +108,8 @@ impl Menu for Starter {
         let architecture = client.architecture?;
         let file = match client.loader {
             Loader::Ipxe => self.menu_url(client),
-            Loader::Pxe => self.first(architecture)?.to_owned(),
-            Loader::Http => self.url() + self.first(architecture)?,
+            Loader::Pxe => self.first(architecture, self.settings.uefi)?.to_owned(),
+            Loader::Http => self.url() + self.first(architecture, self.settings.uefi_http)?,
             Loader::None => return None,
         };
         let asker = Asker {

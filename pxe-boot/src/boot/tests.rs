@@ -17,7 +17,9 @@ use std::sync::{Arc, Mutex};
 use unmoor_images::Result;
 
 use super::http::{Limits, Server};
-use super::{Asker, Choice, Choices, Settings, Shelf, Starter, UefiLoader, check_option, names, script};
+use super::{
+    Ability, Asker, Choice, Choices, Settings, Shelf, Starter, UefiLoader, check_option, names, script,
+};
 use crate::dhcp::{Architecture, Client, Loader, Menu, options::message};
 use crate::tftp;
 use crate::told::Told;
@@ -46,6 +48,7 @@ fn settings() -> Settings {
         pin: "ab".repeat(32),
         ca_pem: "-----BEGIN CERTIFICATE-----\n".to_owned(),
         uefi: Some(UefiLoader::Shim),
+        uefi_http: Some(UefiLoader::Snponly),
         options: Vec::new(),
     }
 }
@@ -127,6 +130,8 @@ fn curl_gets_files_parts_of_them_and_nothing_else() {
         assert!(curl(&["-H", &none, &file]).0.starts_with("http/1.1 304"));
         let other = curl(&["-H", "If-Range: \"other\"", "--range", "1-2", &file]);
         assert!(other.0.starts_with("http/1.1 200") && other.1 == whole);
+        // As shim writes addresses.
+        assert!(curl(&[&url("//boot//initramfs")]).1 == whole);
         let same = format!("If-Range: {tag}");
         assert!(curl(&["-H", &same, "--range", "1-2", &file]).0.starts_with("http/1.1 206"));
 
@@ -273,7 +278,7 @@ fn each_firmware_is_told_what_it_can_run() {
         |loader, architecture, last| starter.boot(&client(loader, architecture, last)).map(|boot| boot.file);
     assert_eq!(file(Loader::Pxe, Bios, 1).unwrap(), "undionly.kpxe");
     assert_eq!(file(Loader::Pxe, UefiX64, 1).unwrap(), "shimx64.efi");
-    assert_eq!(file(Loader::Http, UefiX64, 1).unwrap(), "http://10.9.0.1/boot/shimx64.efi");
+    assert_eq!(file(Loader::Http, UefiX64, 1).unwrap(), "http://10.9.0.1/boot/snponly.efi");
     assert_eq!(
         file(Loader::Ipxe, Bios, 1).unwrap(),
         "http://10.9.0.1/boot/ipxe?mac=52:54:00:00:00:01&uuid=${uuid}&serial=${serial:uristring}\
@@ -287,6 +292,15 @@ fn each_firmware_is_told_what_it_can_run() {
 
     let shelf = starter.shelf();
     assert_eq!(shelf.uefi_loader(None).unwrap(), Some(UefiLoader::Shim));
+    // GRUB only where it can do what it has to.
+    let able = |chosen, needed| shelf.able_loader(Some(chosen), needed).unwrap().unwrap();
+    assert_eq!(able(UefiLoader::Shim, Ability::Http), UefiLoader::Snponly);
+    assert_eq!(able(UefiLoader::Ipxe, Ability::Http), UefiLoader::Ipxe);
+    shelf.put(names::GRUB, b"GET %s HTTP/1.1\r\nHost: %s").unwrap();
+    assert_eq!(able(UefiLoader::Shim, Ability::Http), UefiLoader::Shim);
+    assert_eq!(able(UefiLoader::Shim, Ability::Proxy), UefiLoader::Snponly);
+    shelf.put(names::GRUB, b"efinet\0setting values from proxy offer\0").unwrap();
+    assert_eq!(able(UefiLoader::Shim, Ability::Proxy), UefiLoader::Shim);
     shelf.remove(names::GRUB).unwrap();
     assert!(shelf.uefi_loader(Some(UefiLoader::Shim)).is_err());
     assert_eq!(shelf.uefi_loader(None).unwrap(), Some(UefiLoader::Snponly));
