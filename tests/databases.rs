@@ -81,7 +81,8 @@ impl Server {
             }
             Kind::Mariadb => {
                 let data = format!("--datadir={}", data.display());
-                let arguments = ["--no-defaults", "--user=root", "--auth-root-authentication-method=normal", &data];
+                let arguments =
+                    ["--no-defaults", "--user=root", "--auth-root-authentication-method=normal", &data];
                 tool("mariadb-install-db", &arguments).map(drop)
             }
         }
@@ -101,7 +102,9 @@ impl Server {
                 let mut command = Command::new("mariadbd");
                 let socket = sockets.join("socket");
                 command.args(["--no-defaults", "--user=root", "--skip-networking"]);
-                command.arg(format!("--datadir={}", data.display())).arg(format!("--socket={}", socket.display()));
+                command
+                    .arg(format!("--datadir={}", data.display()))
+                    .arg(format!("--socket={}", socket.display()));
                 command
             }
         };
@@ -120,7 +123,18 @@ impl Server {
         match self.kind {
             Kind::Postgres => {
                 let mut command = Command::new("psql");
-                command.args(["-X", "-q", "-t", "-A", "-U", "postgres", "-d", "postgres", "-h", text(&self.sockets)]);
+                command.args([
+                    "-X",
+                    "-q",
+                    "-t",
+                    "-A",
+                    "-U",
+                    "postgres",
+                    "-d",
+                    "postgres",
+                    "-h",
+                    text(&self.sockets),
+                ]);
                 command
             }
             Kind::Mariadb => {
@@ -175,14 +189,20 @@ impl Committer {
         let thread = std::thread::spawn({
             let (stop, acknowledged) = (Arc::clone(&stop), Arc::clone(&acknowledged));
             move || {
-                let (mut into, mut from) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+                let (mut into, mut from) =
+                    (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
                 let mut line = String::new();
                 for number in 1.. {
                     if stop.load(Ordering::Relaxed) {
                         break;
                     }
                     for table in tables {
-                        writeln!(into, "INSERT INTO {table} VALUES ({number}, repeat('x', {}));", number % 3000).unwrap();
+                        writeln!(
+                            into,
+                            "INSERT INTO {table} VALUES ({number}, repeat('x', {}));",
+                            number % 3000
+                        )
+                        .unwrap();
                     }
                     writeln!(into, "SELECT 'done';").unwrap();
                     line.clear();
@@ -231,7 +251,8 @@ fn check(kind: Kind, hook: &str, create: &str, tables: &'static [&'static str]) 
     }
     let hooks = path("hooks");
     fs::create_dir(&hooks).unwrap();
-    fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/freeze.d").join(hook), hooks.join(hook)).unwrap();
+    fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/freeze.d").join(hook), hooks.join(hook))
+        .unwrap();
     let committer = Committer::start(&server, tables);
     std::thread::sleep(Duration::from_secs(2));
     for round in 0..3 {
@@ -243,7 +264,10 @@ fn check(kind: Kind, hook: &str, create: &str, tables: &'static [&'static str]) 
         command.env("MARIADB_HOOK_OPTIONS", format!("--no-defaults -uroot --socket={}", socket.display()));
         let out = said(&mut command).unwrap();
         let results = out.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let live = results.filter_map(|line| line.get("live").filter(|live| live.is_object()).cloned()).next().unwrap();
+        let live = results
+            .filter_map(|line| line.get("live").filter(|live| live.is_object()).cloned())
+            .next()
+            .unwrap();
         assert_eq!(live["hooks"][0], hook);
         let instant = tool("date", &["--date", live["instant"].as_str().unwrap(), "+%s%3N"]).unwrap();
         let instant: u128 = instant.parse().unwrap();

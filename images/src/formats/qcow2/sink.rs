@@ -172,7 +172,7 @@ impl BlockSink for Qcow2Sink {
         self.layout.cluster()
     }
 
-    /// What a cluster had before loses its place: see [`Allocator::map`].
+    /// What a cluster had before loses its place in the file.
     fn rewrite(&self) -> Result<()> {
         Ok(())
     }
