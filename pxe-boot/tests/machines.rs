@@ -18,9 +18,7 @@ use std::time::{Duration, Instant};
 use common::{Running, Told, dnsmasq, ip, neighbour, on_a_network};
 use unmoor_images::Result;
 use unmoor_initramfs::rescue::loaders;
-use unmoor_pxe_boot::boot::{
-    self, Ability, Asker, Choice, Choices, Settings, Shelf, Starter, UefiLoader, names,
-};
+use unmoor_pxe_boot::boot::{self, Asker, Choice, Choices, Settings, Shelf, Starter, UefiLoader, names};
 use unmoor_pxe_boot::{dhcp, tftp};
 
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
@@ -101,7 +99,7 @@ const CELLS: [Cell; 6] = [
         pxe: false,
         loader: UefiLoader::Shim,
         proxy: false,
-        asked: &["shimx64.efi, 200", "grubx64.efi, 200", "menu for GRUB"],
+        asked: IPXE,
     },
 ];
 
@@ -161,13 +159,10 @@ fn fill(shelf: &Shelf, packages: &Path) {
 
 fn started(cell: &Cell, folder: &Path, boot: &Path) {
     let shelf = Shelf::open(boot).unwrap();
-    let able = |needed| shelf.able_loader(Some(cell.loader), needed).unwrap();
-    let uefi = if cell.proxy { able(Ability::Proxy) } else { Some(cell.loader) };
-    let uefi_http = able(Ability::Http);
-    let asked = match if cell.pxe { uefi } else { uefi_http } {
-        Some(UefiLoader::Snponly) if cell.uefi => IPXE,
-        _ => cell.asked,
-    };
+    let chosen = Some(cell.loader);
+    let uefi = if cell.proxy { shelf.proxy_loader(chosen).unwrap() } else { chosen };
+    let uefi_http = shelf.http_loader(chosen);
+    let asked = if cell.uefi && uefi == Some(UefiLoader::Snponly) { IPXE } else { cell.asked };
     let settings = Settings {
         address: HOST,
         http_port: 80,

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use unmoor_images::{Error, ErrorKind, Monitor, Result};
-use unmoor_pxe_boot::boot::{self, Ability, Settings, Starter, names};
+use unmoor_pxe_boot::boot::{self, Settings, Starter, names};
 use unmoor_pxe_boot::server::{Options, Server};
 use unmoor_pxe_boot::{dhcp, tftp, web};
 
@@ -57,8 +57,8 @@ pub(crate) fn run(config: &Config, terminal: &Terminal) -> Result<()> {
     let http = boot::http::Server::bind(config.http.listen, boot::http::Limits::default())?;
     let chosen = shelf.uefi_loader(config.boot.loader)?;
     let beside = config.dhcp.get_ref().mode == Mode::Proxy;
-    let uefi = if beside { shelf.able_loader(chosen, Ability::Proxy)? } else { chosen };
-    let uefi_http = shelf.able_loader(chosen, Ability::Http)?;
+    let uefi = if beside { shelf.proxy_loader(chosen)? } else { chosen };
+    let uefi_http = shelf.http_loader(chosen);
     let mut warnings = Vec::new();
     if plan.boots(config) {
         if chosen.is_some() && uefi != chosen {
@@ -70,8 +70,7 @@ pub(crate) fn run(config: &Config, terminal: &Terminal) -> Result<()> {
         }
         if chosen.is_some() && uefi_http.is_none() {
             warnings.push(
-                "UEFI machines that start by HTTP are not served: this GRUB has no HTTP, and there is no iPXE for UEFI"
-                    .to_owned(),
+                "UEFI machines that start by HTTP are not served: there is no iPXE for UEFI".to_owned(),
             );
         }
         if chosen.is_none() {

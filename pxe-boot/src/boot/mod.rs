@@ -24,5 +24,5 @@ mod tests;
 
 pub use choice::{Asker, Choice, Choices};
 pub use script::check_option;
-pub use shelf::{Ability, Shelf, UefiLoader, names};
+pub use shelf::{Shelf, UefiLoader, names};
 pub use starter::{Settings, Starter};

@@ -62,15 +62,6 @@ impl UefiLoader {
     }
 }
 
-/// What some builds of GRUB cannot do: Debian 13's signed one can do all of it, Debian 12's nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ability {
-    /// Load by HTTP.
-    Http,
-    /// Go on at the server of an offer without an address (2.12). Older ones ask the server that gave the address, which has no menus.
-    Proxy,
-}
-
 /// A folder with boot files. All that is in it under one of [`names::ALL`] may be read by anybody.
 pub struct Shelf {
     folder: Folder,
@@ -154,27 +145,32 @@ impl Shelf {
         }
     }
 
-    /// `chosen`; but iPXE in place of a GRUB that could load nothing more where it has to be able to do this.
+    /// What UEFI machines get by HTTP Boot where others get `chosen`: iPXE in place of shim and GRUB. Debian 12's signed GRUB has no HTTP,
+    /// and Debian 13's does not find its menu by it.
+    pub fn http_loader(&self, chosen: Option<UefiLoader>) -> Option<UefiLoader> {
+        if chosen == Some(UefiLoader::Shim) { self.ipxe() } else { chosen }
+    }
+
+    /// What UEFI machines get beside another DHCP server: iPXE in place of a GRUB before 2.12, which asks the server that gave the address
+    /// for its menu.
     ///
     /// # Errors
     ///
     /// `Io` where GRUB cannot be read.
-    pub fn able_loader(&self, chosen: Option<UefiLoader>, needed: Ability) -> Result<Option<UefiLoader>> {
-        if chosen != Some(UefiLoader::Shim) || self.is_grub_able(needed)? {
+    pub fn proxy_loader(&self, chosen: Option<UefiLoader>) -> Result<Option<UefiLoader>> {
+        // Modules lie in GRUB's images for EFI as they are, so that a text which only the wanted code has is to be found.
+        const OF_NEW: &[u8] = b"setting values from proxy offer";
+        if chosen != Some(UefiLoader::Shim) {
             return Ok(chosen);
         }
-        let missing = |loader: &UefiLoader| loader.needs().iter().any(|name| !self.has(name));
-        Ok([UefiLoader::Snponly, UefiLoader::Ipxe].into_iter().find(|loader| !missing(loader)))
-    }
-
-    /// Modules lie in GRUB's images for EFI as they are, so that a text which only the wanted code has is to be found.
-    fn is_grub_able(&self, needed: Ability) -> Result<bool> {
         let path = self.path.join(names::GRUB);
         let image = std::fs::read(&path).doing(|| format!("reading {}", path.display()))?;
-        let text: &[u8] = match needed {
-            Ability::Http => b" HTTP/1.1\r\n",
-            Ability::Proxy => b"setting values from proxy offer",
-        };
-        Ok(image.windows(text.len()).any(|window| window == text))
+        let is_new = image.windows(OF_NEW.len()).any(|window| window == OF_NEW);
+        Ok(if is_new { chosen } else { self.ipxe() })
+    }
+
+    fn ipxe(&self) -> Option<UefiLoader> {
+        let there = |loader: &UefiLoader| loader.needs().iter().all(|name| self.has(name));
+        [UefiLoader::Snponly, UefiLoader::Ipxe].into_iter().find(there)
     }
 }

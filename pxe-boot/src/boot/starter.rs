@@ -28,7 +28,7 @@ pub struct Settings {
     pub ca_pem: String,
     /// What UEFI machines load first; none of them is answered where there is none.
     pub uefi: Option<UefiLoader>,
-    /// The same for those that come by HTTP Boot: see [`Shelf::able_loader`].
+    /// The same for those that come by HTTP Boot: see [`Shelf::http_loader`].
     pub uefi_http: Option<UefiLoader>,
     /// Words for every rescue environment's kernel; see [`script::check_option`](super::check_option).
     pub options: Vec<String>,

@@ -7,11 +7,10 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{ConnectInfo, Path, Query, Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::extract::{ConnectInfo, Path, Query, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tower_service::Service as _;
 use unmoor_images::Result;
 
 use super::range::{Part, matches, part};
@@ -32,37 +31,14 @@ struct Context {
 
 /// All of it. Requests carry the client's address as `ConnectInfo`.
 pub(super) fn router(starter: Arc<Starter>, tell: Teller) -> Router {
-    let router = Router::new()
+    Router::new()
         .route("/ca.pem", get(ca))
         .route("/boot/ipxe", get(ipxe))
         .route("/boot/grub", get(grub))
         .route("/boot/{name}", get(file))
         .route("/grub/grub.cfg", get(grub_first))
         .route("/boot/grub/grub.cfg", get(grub_first))
-        .with_state(Context { starter, tell });
-    let straight = router.clone();
-    router.fallback(move |request| crooked(straight, request))
-}
-
-/// A path that nothing is at may be one with slashes too many: shim asks for `/boot//grubx64.efi`.
-async fn crooked(mut straight: Router, mut request: Request) -> Response {
-    let Some(uri) = without_empty_parts(request.uri()) else { return StatusCode::NOT_FOUND.into_response() };
-    *request.uri_mut() = uri;
-    straight.call(request).await.into_response()
-}
-
-/// None where there are no such parts.
-fn without_empty_parts(uri: &Uri) -> Option<Uri> {
-    let parts: Vec<&str> = uri.path().split('/').filter(|part| !part.is_empty()).collect();
-    let mut path = format!("/{}", parts.join("/"));
-    if path == uri.path() {
-        return None;
-    }
-    if let Some(query) = uri.query() {
-        path.push('?');
-        path.push_str(query);
-    }
-    path.parse().ok()
+        .with_state(Context { starter, tell })
 }
 
 async fn ca(State(context): State<Context>) -> Response {
