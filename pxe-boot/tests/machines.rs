@@ -23,7 +23,7 @@ use unmoor_pxe_boot::{dhcp, tftp};
 
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const MAC: &str = "52:54:00:12:34:56";
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(600);
 const FIRMWARE: &str = "/usr/share/OVMF";
 
 /// A machine, and what it is to find.
