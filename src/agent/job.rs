@@ -10,7 +10,7 @@ use clap::Parser;
 use serde_json::{Value, json};
 use unmoor_capture::disk::OpenOptions;
 use unmoor_capture::facts::{self, Tree};
-use unmoor_capture::{Request, Target};
+use unmoor_capture::{Request, Target, in_use, live};
 use unmoor_images::formats::Compression;
 use unmoor_images::monitor::Event;
 use unmoor_images::store::Since;
@@ -285,8 +285,12 @@ fn capture(
         [] => rules::fixed(&facts.disks)?,
         disks => rules::choose(disks, &facts.disks, true)?,
     };
+    let sources: Vec<PathBuf> = chosen.iter().map(|disk| Path::new("/dev").join(&disk.name)).collect();
+    // On a host that runs, as it is at one instant; in the rescue environment nothing is mounted.
+    let used = |path: &PathBuf| in_use::claim(path).is_ok_and(|claim| !claim.users.is_empty());
+    let live = sources.iter().any(used).then(live::Options::default);
     let request = Request {
-        sources: chosen.iter().map(|disk| Path::new("/dev").join(&disk.name)).collect(),
+        sources,
         target: Target::Server { server: requests.server().to_owned(), machine: name.to_owned() },
         store: Some(Arc::new(RemoteStore::new(requests.clone(), rate_limit))),
         since: Since::Latest,
@@ -295,7 +299,7 @@ fn capture(
         layout: layout::Options { all: false, hibernated: layout::Hibernated::default() },
         open: OpenOptions::default(),
         unsafe_live: false,
-        live: None,
+        live,
         force: false,
         threads: 0,
         tool: TOOL.to_owned(),
