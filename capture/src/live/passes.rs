@@ -15,7 +15,7 @@ use unmoor_images::{
 
 use super::limited::{Limited, Rate};
 use crate::disk::{Disk, ReadAhead};
-use crate::request::Request;
+use crate::request::{Request, Target};
 use crate::track::Tracker;
 
 /// Bytes of tables and allocation structures that are remembered between passes, over all disks.
@@ -280,7 +280,13 @@ impl<'s, 'a> Passes<'s, 'a> {
         let patched = Patched::new(disk, &layout.patches);
         let limit = self.limit.as_ref().filter(|_| moment == Moment::Mounted);
         let source = Limited::new(&patched, limit);
-        let map = restricted(&layout.extents, parts)?;
+        let mut map = restricted(&layout.extents, parts)?;
+        if !matches!(self.request.target, Target::Store { .. } | Target::Server { .. }) {
+            // What an earlier pass has written and nobody uses any more would stay in the image, where its map says that there is nothing.
+            let written = parts.iter().flat_map(|part| used(&whole.extents, part.clone()));
+            let mut written = whole_units(written, 1, map.size());
+            map = map.zero_holes(&mut written);
+        }
         let part = copy(&source, &map, &**sink, &options, monitor).doing(doing)?;
         whole.absorb(&part, parts)?;
         Ok(part.read_bytes)

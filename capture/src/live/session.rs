@@ -21,6 +21,7 @@ use super::passes::{Known, Passes, show_bytes};
 use super::watchdog::Watchdog;
 use super::{Method, Options, hooks};
 use crate::disk::{Disk, Kind};
+use crate::in_use::{self, User};
 use crate::request::{Request, Target, usage};
 use crate::sys::freeze;
 use crate::track::{Source, Tracker};
@@ -44,6 +45,8 @@ pub(crate) struct Taken {
 pub(crate) struct Session {
     options: Options,
     filesystems: Vec<Filesystem>,
+    /// Who writes to the disks without a filesystem.
+    raw_users: Vec<String>,
     /// None where all is read twice instead.
     tracker: Option<Tracker>,
     watchdog: Watchdog,
@@ -76,6 +79,12 @@ impl Session {
         let paths: Vec<PathBuf> = disks.iter().map(|disk| disk.path().to_owned()).collect();
         let filesystems = filesystems::find(&paths)?;
         refuse_target(&request.target, &filesystems)?;
+        let raw_users = raw_users(&paths, &filesystems)?;
+        for user in &raw_users {
+            monitor.warn(format!(
+                "no freeze stops it, so that what it writes is crash-consistent at best: {user}"
+            ));
+        }
         let tracker = match options.method {
             Method::Converge => None,
             Method::Track => Some(start_tracker(&sources, &filesystems)?),
@@ -100,7 +109,14 @@ impl Session {
         };
         let watchdog = Watchdog::start(&files, folder.as_deref(), &root)?;
         drop(files);
-        Ok(Self { options: options.clone(), filesystems, tracker, watchdog, known: Mutex::default() })
+        Ok(Self {
+            options: options.clone(),
+            filesystems,
+            raw_users,
+            tracker,
+            watchdog,
+            known: Mutex::default(),
+        })
     }
 
     /// Copies the disks to `sinks`, which the caller finishes.
@@ -285,6 +301,7 @@ impl Session {
                 .collect(),
             not_frozen: left_out,
             hooks: names,
+            raw_users: self.raw_users.clone(),
             written_while_frozen_bytes: strangers,
         };
         let (copies, layouts) = passes.finish()?;
@@ -325,6 +342,26 @@ impl Drop for Locked {
             freeze::unlock_memory();
         }
     }
+}
+
+/// Who has a device of the disks open for itself, and is neither a filesystem that will be frozen nor swap: a database or a virtual machine on a
+/// volume, an iSCSI export, ZFS.
+fn raw_users(disks: &[PathBuf], filesystems: &[Filesystem]) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for path in disks {
+        for user in in_use::claim(path)?.users {
+            let frozen = |device: &PathBuf| {
+                let number = std::fs::metadata(device).map_or(0, |device| device.rdev());
+                filesystems.iter().any(|filesystem| filesystem.number == number)
+            };
+            match &user {
+                User::Claimed { device } if !frozen(device) => found.push(device.display().to_string()),
+                User::Qemu { image } => found.push(image.display().to_string()),
+                User::Claimed { .. } | User::Mounted { .. } | User::Swap { .. } => {}
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// A target on a frozen filesystem would be waited for by a thaw that waits for it.

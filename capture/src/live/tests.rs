@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -172,6 +172,17 @@ fn check_image(disk: &Mounted, (image, map): (&Path, &MapRecord), frozen: &Path,
     assert!(used.bytes(State::Hole) > 0, "{}: its map was not read", disk.kind);
     let (extents, _) = manifest::read_map(&image.with_file_name(&map.file), map).unwrap();
     let (truth, got) = (File::open(frozen).unwrap(), File::open(image).unwrap());
+    // What passes have left behind must not show: holes are holes in the image too.
+    let mut buffer = vec![0; 1 << 20];
+    for extent in extents.iter().filter(|extent| extent.state != State::Data) {
+        let mut at = extent.offset;
+        while at < extent.end() {
+            let len = (extent.end() - at).min(1 << 20) as usize;
+            got.read_exact_at(&mut buffer[..len], at).unwrap();
+            assert!(buffer[..len].iter().all(|byte| *byte == 0), "{}: content at {at:#x}", disk.kind);
+            at += len as u64;
+        }
+    }
     for extent in used.iter().filter(|extent| extent.state == State::Data) {
         assert!(extents.within(extent.offset..extent.end()).all(|extent| extent.state != State::Hole));
         let mut at = extent.offset;
@@ -388,4 +399,21 @@ fn following_reads_what_was_written_and_every_image_is_whole() {
             check_files(disk.kind, &back, *acknowledged);
         }
     }
+}
+
+#[test]
+fn who_writes_without_a_filesystem_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disks) = mounted(folder.path(), &["ext4"]) else { return };
+    let raw = folder.path().join("raw.disk");
+    File::create(&raw).unwrap().set_len(64 << 20).unwrap();
+    let device = run("losetup", &["--find", "--show", raw.to_str().unwrap()]).unwrap();
+    let raw = Mounted { device: device.clone(), file: raw, at: folder.path().join("nowhere"), kind: "raw" };
+    // As a database that has a volume for itself.
+    let held = fs::OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&device).unwrap();
+    let both = [disks.into_iter().next().unwrap(), raw];
+    let target = folder.path().join("image.raw");
+    let report = capture(&request(&both, &target, without_hooks()), &Said::default()).unwrap();
+    drop(held);
+    assert_eq!(report.live.unwrap().raw_users, [device]);
 }

@@ -88,6 +88,9 @@ pub struct LiveRecord {
     pub not_frozen: Vec<String>,
     /// The programs that were called before and after.
     pub hooks: Vec<String>,
+    /// Devices that somebody has open without a filesystem: no freeze stops that.
+    #[serde(default)]
+    pub raw_users: Vec<String>,
     /// Bytes that somebody wrote to the disks though all filesystems were frozen.
     pub written_while_frozen_bytes: u64,
 }
